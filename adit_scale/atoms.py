@@ -1,0 +1,208 @@
+"""The vocabulary of the project: one system of atoms, and what a device sees of many.
+
+Shape suffixes, here and everywhere: ``_t`` atoms of a batch, ``_s`` sets of a batch, ``_d`` features,
+``_3`` a vector in space, ``_33`` a cell whose rows are lattice vectors. Lengths are in angstrom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_ATOMIC_NUMBER = 99  # the models' vocabulary; 0 is the mask
+CRYSTAL, MOLECULE = 1, 2  # conditioning labels; 0 is the null label of classifier-free guidance
+DOMAIN_NAMES = {CRYSTAL: "crystal", MOLECULE: "molecule"}
+
+
+@dataclass(frozen=True)
+class AtomSet:
+    """One molecule or crystal.
+
+    numbers: ``(n,)`` int atomic numbers, 1 to 99.
+    positions: ``(n, 3)`` float64, angstrom.
+    cell: ``(3, 3)`` float64, angstrom, rows are lattice vectors; zeros where not periodic.
+    dataset: the name of the data set it came from.
+    spacegroup: international number; 0 = unknown or not periodic.
+    id: unique within its data set.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    periodic: bool
+    dataset: str
+    spacegroup: int = 0
+    id: str = ""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def fractional(self) -> np.ndarray:
+        """Fractional coordinates ``(n, 3)`` in [0, 1); zeros where not periodic."""
+        if not self.periodic:
+            return np.zeros_like(self.positions)
+        return wrap(self.positions @ np.linalg.inv(self.cell))
+
+
+def wrap(fractional: np.ndarray) -> np.ndarray:
+    """Fractional coordinates mapped to [0, 1), also where ``x mod 1`` rounds up to 1."""
+    wrapped = fractional % 1.0
+    return np.where(wrapped >= 1.0, 0.0, wrapped)
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Where each set of a flat batch lies: T atoms of S sets end to end, nothing between them.
+
+    offsets: ``(S+1,)`` int64, first atom of each set, then T.
+    set_of_atom_t, index_in_set_t: ``(T,)`` int64.
+    real_s, real_t: bool; False on the tail that fills fixed capacities (the tail is sets of its own, never
+        part of a real one) and on the one dummy atom of an empty micro-batch.
+    groups: runs of neighbouring sets of equal size, as (atoms a set, number of sets), in order.
+    max_atoms: a bound on the size of a set, as a Python int that no kernel has to read from the device.
+    """
+
+    offsets: Tensor
+    set_of_atom_t: Tensor
+    index_in_set_t: Tensor
+    real_s: Tensor
+    real_t: Tensor
+    groups: tuple[tuple[int, int], ...]
+    max_atoms: int
+
+    @property
+    def n_atoms(self) -> int:
+        """T, the tail included."""
+        return self.set_of_atom_t.shape[0]
+
+    @property
+    def n_sets(self) -> int:
+        """S, the tail included."""
+        return self.offsets.shape[0] - 1
+
+    @property
+    def sizes_s(self) -> Tensor:
+        """Atoms of each set, ``(S,)`` int64."""
+        return self.offsets.diff()
+
+    @staticmethod
+    def from_sizes(
+        sizes: Sequence[int] | np.ndarray,
+        capacity_atoms: int | None = None,
+        capacity_sets: int | None = None,
+        max_atoms: int | None = None,
+    ) -> PackedLayout:
+        """Lay sets of the given sizes end to end, in the given order.
+
+        With capacities, T and S are exactly those: spare atoms form one tail set and spare sets are
+        empty. Without, T and S are what the sizes need. No sizes at all give one dummy atom.
+        """
+        real = [int(n) for n in sizes]
+        assert all(n >= 1 for n in real), f"a set needs at least one atom: {real}"
+        padded = list(real)
+        spare = (capacity_atoms or 0) - sum(real)
+        if capacity_atoms is not None:
+            assert spare >= 0, f"{sum(real)} atoms do not fit capacity {capacity_atoms}"
+        if not padded and capacity_atoms is None:
+            spare = 1
+        if spare > 0:
+            padded.append(spare)
+        if capacity_sets is not None:
+            assert len(padded) <= capacity_sets, f"{len(padded)} sets over {capacity_sets}"
+            padded.extend([0] * (capacity_sets - len(padded)))
+        sizes_s = torch.tensor(padded, dtype=torch.int64)
+        offsets = torch.zeros(len(padded) + 1, dtype=torch.int64)
+        torch.cumsum(sizes_s, 0, out=offsets[1:])
+        set_of_atom_t = torch.repeat_interleave(torch.arange(len(padded)), sizes_s)
+        index_in_set_t = torch.arange(len(set_of_atom_t)) - offsets[set_of_atom_t]
+        real_s = torch.arange(len(padded)) < len(real)
+        return PackedLayout(
+            offsets=offsets,
+            set_of_atom_t=set_of_atom_t,
+            index_in_set_t=index_in_set_t,
+            real_s=real_s,
+            real_t=real_s[set_of_atom_t],
+            groups=_runs(padded),
+            max_atoms=max([*padded, max_atoms or 0]),
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> PackedLayout:
+        return _to(self, device, non_blocking)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A flat micro-batch: a layout and what stands at each place of it. Float32, angstrom.
+
+    domain_s: 1 crystal, 2 molecule. dataset_s: index into the manifest's data sets.
+    set_index_s, epoch_s, repetition_s: who the set is and which visit this is; they address random draws.
+    """
+
+    layout: PackedLayout
+    numbers_t: Tensor
+    positions_t3: Tensor
+    fractional_t3: Tensor
+    cells_s33: Tensor
+    domain_s: Tensor
+    dataset_s: Tensor
+    spacegroup_s: Tensor
+    set_index_s: Tensor
+    epoch_s: Tensor
+    repetition_s: Tensor
+
+    @property
+    def periodic_s(self) -> Tensor:
+        return self.domain_s == CRYSTAL
+
+    @property
+    def lengths_s3(self) -> Tensor:
+        """Cell edge lengths, angstrom; zeros where not periodic."""
+        return self.cells_s33.norm(dim=-1)
+
+    @property
+    def angles_s3(self) -> Tensor:
+        """Cell angles alpha, beta, gamma in radians; zeros where not periodic."""
+        a, b, c = self.cells_s33.unbind(dim=1)
+        cosines = torch.stack([_cosine(b, c), _cosine(a, c), _cosine(a, b)], dim=-1)
+        return torch.where(self.periodic_s[:, None], torch.arccos(cosines.clamp(-1, 1)), 0.0)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> PackedBatch:
+        return _to(self, device, non_blocking)
+
+    def replace(self, **changes: Tensor) -> PackedBatch:
+        return replace(self, **changes)
+
+
+def _cosine(u: Tensor, v: Tensor) -> Tensor:
+    return (u * v).sum(-1) / (u.norm(dim=-1) * v.norm(dim=-1)).clamp(min=1e-12)
+
+
+def _runs(sizes: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Run-length encoding of set sizes; empty sets hold no atoms and are left out."""
+    runs: list[list[int]] = []
+    for n in sizes:
+        if n and runs and runs[-1][0] == n:
+            runs[-1][1] += 1
+        elif n:
+            runs.append([n, 1])
+    return tuple((n, count) for n, count in runs)
+
+
+_Packed = TypeVar("_Packed", PackedLayout, PackedBatch)
+
+
+def _to(value: _Packed, device: torch.device | str, non_blocking: bool) -> _Packed:
+    """The same with every tensor (and the layout) on ``device``."""
+    parts = {f.name: getattr(value, f.name) for f in fields(value)}
+    moved = {
+        name: part.to(device, non_blocking=non_blocking)
+        for name, part in parts.items()
+        if isinstance(part, Tensor | PackedLayout)
+    }
+    return replace(value, **moved)

@@ -1,0 +1,151 @@
+"""A node's folder: what it is to do (node.json, config.yaml), and how it ended (DONE.json or FAILED.json).
+
+The folder is the only link between a launcher and its jobs, so that a job can run on another machine and a
+study can be taken up again after anything. Markers are renamed into place: a marker that exists is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adit_scale.errors import DataError
+
+NODE, CONFIG, DONE, FAILED, LOG = "node.json", "config.yaml", "DONE.json", "FAILED.json", "log.txt"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job leaves behind: files others will read, and values for DONE.json."""
+
+    outputs: tuple[Path, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NodeFolder:
+    """``inputs``: name -> folder of the node it comes from, in the order they were given."""
+
+    path: Path
+    kind: str
+    id: str
+    label: str
+    study: str
+    inputs: Mapping[str, Path]
+    optional_inputs: bool = False
+
+    @staticmethod
+    def load(path: Path) -> NodeFolder:
+        """Raises DataError where ``path`` is not a node's folder."""
+        record = _read_json(path / NODE, "a folder that launch.py made")
+        return NodeFolder(
+            path=path,
+            kind=record["kind"],
+            id=record["id"],
+            label=record["label"],
+            study=record["study"],
+            inputs={name: Path(folder) for name, folder in record["inputs"].items()},
+            optional_inputs=record["optional_inputs"],
+        )
+
+    def save(self) -> None:
+        """Write node.json into an existing folder."""
+        record = {
+            "kind": self.kind,
+            "id": self.id,
+            "label": self.label,
+            "study": self.study,
+            "inputs": {name: str(folder) for name, folder in self.inputs.items()},
+            "optional_inputs": self.optional_inputs,
+        }
+        _replace_json(self.path / NODE, record)
+
+    def finished_inputs(self) -> dict[str, Path]:
+        return {name: folder for name, folder in self.inputs.items() if (folder / DONE).is_file()}
+
+    def verify_inputs(self) -> None:
+        """Check every output of every input against the digest its DONE.json holds.
+
+        Optional inputs that have not finished are passed over. Raises DataError naming the file, the
+        expected and the found digest.
+        """
+        for name, folder in self.inputs.items():
+            if self.optional_inputs and not (folder / DONE).is_file():
+                continue
+            for output, expected in read_done(folder)["outputs"].items():
+                path = folder / output
+                found = file_digest(path) if path.is_file() else "no file"
+                if found != expected:
+                    raise DataError(
+                        f"{path}: input {name!r} of {self.path.name} has digest {found}; expected {expected} "
+                        f"as {folder / DONE} recorded it; remove that DONE.json to make it again"
+                    )
+
+    def succeed(self, result: Result, wall_s: float) -> None:
+        """Write DONE.json: digests of the outputs, the inputs that were used, and the result's values."""
+        record = {
+            "kind": self.kind,
+            "id": self.id,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "wall_s": round(wall_s, 3),
+            "inputs": {name: read_done(folder)["id"] for name, folder in self.finished_inputs().items()},
+            "outputs": {self._relative(path): file_digest(path) for path in result.outputs},
+            **result.values,
+        }
+        (self.path / FAILED).unlink(missing_ok=True)
+        _replace_json(self.path / DONE, record)
+
+    def fail(self, reason: str, wall_s: float) -> None:
+        """Write FAILED.json with one line that says why."""
+        record = {"kind": self.kind, "id": self.id, "reason": reason, "wall_s": round(wall_s, 3)}
+        _replace_json(self.path / FAILED, record)
+
+    def _relative(self, path: Path) -> str:
+        """Relative to the node's folder where inside it; outside it an absolute path."""
+        absolute, root = path.absolute(), self.path.absolute()
+        return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else str(absolute)
+
+
+def read_done(folder: Path) -> dict[str, Any]:
+    """DONE.json of a finished node. Raises DataError."""
+    return _read_json(folder / DONE, "the marker of a finished node")
+
+
+def failure_reason(folder: Path) -> str | None:
+    """Why the node failed, or None where it did not."""
+    path = folder / FAILED
+    return str(_read_json(path, "the marker of a failed node")["reason"]) if path.is_file() else None
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, as hex."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_json(path: Path, what: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected {what}")
+    try:
+        record = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not JSON ({error}); remove it and launch again") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{path}: got a {type(record).__name__}; expected {what}")
+    return record
+
+
+def _replace_json(path: Path, record: dict[str, Any]) -> None:
+    """Write and rename, so that no reader ever sees half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(path)

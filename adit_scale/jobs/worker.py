@@ -1,0 +1,50 @@
+"""One rank of a training node, started by torchrun: ``-m adit_scale.jobs.worker NODE_FOLDER``."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from pathlib import Path
+
+from adit_scale import config as settings
+from adit_scale.errors import AditError
+from adit_scale.jobs.node import CONFIG, NodeFolder
+
+ERROR = ".error.txt"
+PR_SET_PDEATHSIG = 1
+
+
+def main(folder: Path) -> int:
+    _die_with_parent()
+    node = NodeFolder.load(folder)
+    config = settings.load(folder / CONFIG)
+    from adit_scale.jobs.curves import make_scorer
+    from adit_scale.training.interrupts import EXIT_REQUEUE
+    from adit_scale.training.run import train
+
+    autoencoder = node.inputs.get("autoencoder")
+    try:
+        finished = train(
+            folder,
+            config,
+            node.kind,
+            autoencoder_weights=autoencoder / "weights" if autoencoder else None,
+            make_scorer=make_scorer if node.kind == "diffusion" else None,
+        )
+    except AditError as error:
+        line = str(error).strip().splitlines()[0]
+        (folder / ERROR).write_text(line + "\n")
+        print(line, file=sys.stderr)
+        return 1
+    return 0 if finished else EXIT_REQUEUE
+
+
+def _die_with_parent() -> None:
+    """On Linux, stop as if asked to when the agent is killed: an orphan must not go on writing the run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,59 @@
+"""Shapes of the two networks. No heavy imports: the command line and the planner read this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from adit_scale.errors import ConfigError
+
+
+@dataclass
+class AutoencoderConfig:
+    """The VAE of DESIGN table 5; defaults are the paper's."""
+
+    width: int = 512
+    encoder_depth: int = 8
+    decoder_depth: int = 8
+    heads: int = 8
+    feedforward: int = 2048
+    latent: int = 8
+
+    def validate(self) -> None:
+        if self.width % self.heads or self.width % 2:
+            raise ConfigError(
+                f"model.autoencoder.width is {self.width}; expected an even multiple of heads ({self.heads})"
+            )
+
+
+@dataclass
+class DenoiserConfig:
+    """The DiT. ``name`` is a rung of models/ladder.py, or free for a hand-made size."""
+
+    name: str = "dit_s"
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    mlp_ratio: int = 4
+    latent: int = 8
+    spacegroup_conditioning: bool = False
+
+    def validate(self) -> None:
+        if self.width % self.heads or self.width % 2:
+            raise ConfigError(
+                f"model.denoiser.width is {self.width}; expected an even multiple of heads ({self.heads})"
+            )
+
+
+@dataclass
+class ModelConfig:
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+
+    def validate(self) -> None:
+        self.autoencoder.validate()
+        self.denoiser.validate()
+        if self.autoencoder.latent != self.denoiser.latent:
+            raise ConfigError(
+                f"model.denoiser.latent is {self.denoiser.latent}, model.autoencoder.latent is "
+                f"{self.autoencoder.latent}; expected the same number"
+            )

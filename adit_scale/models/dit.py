@@ -1,0 +1,150 @@
+"""Stage 2: the diffusion transformer on packed latents (DESIGN table 5; Peebles and Xie, arXiv 2212.09748).
+
+Shapes: ``_t`` atoms, ``_s`` sets, ``_d`` features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adit_scale.atoms import DOMAIN_NAMES, PackedLayout
+from adit_scale.models.config import DenoiserConfig
+from adit_scale.models.transformer import (
+    Fp32Linear,
+    Mlp,
+    SelfAttention,
+    at_least_fp32,
+    expand_sets,
+    index_embedding,
+    trunk_dtype,
+)
+
+N_DOMAINS = len(DOMAIN_NAMES) + 1  # 0 is the null label
+N_SPACEGROUPS = 231  # 0 is the null label
+TIME_FEATURES = 256
+TIME_MAX_PERIOD = 10_000
+NORM_EPS = 1e-6
+
+
+def time_features(t_s: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cosines, then sines, of t at 128 frequencies from 1 down to 1/10,000, ``(S, 256)``."""
+    half = TIME_FEATURES // 2
+    k = torch.arange(half, device=t_s.device, dtype=torch.float64)
+    angle = t_s[:, None].double() * torch.exp(k * (-math.log(TIME_MAX_PERIOD) / half))
+    return torch.cat([angle.cos(), angle.sin()], dim=1).to(dtype)
+
+
+def modulated_norm(x_td: Tensor, shift_td: Tensor, scale_td: Tensor) -> Tensor:
+    """A layer norm without weights, then scale and shift."""
+    return torch.addcmul(shift_td, F.layer_norm(x_td, x_td.shape[-1:], eps=NORM_EPS), 1 + scale_td)
+
+
+class TimeEmbedding(nn.Module):
+    """Linear(256, d), SiLU, Linear(d, d) of ``time_features``; float32 throughout, as it runs once a set."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = Fp32Linear(TIME_FEATURES, width)
+        self.fc2 = Fp32Linear(width, width)
+
+    def forward(self, t_s: Tensor) -> Tensor:
+        return self.fc2(F.silu(self.fc1(time_features(t_s, at_least_fp32(trunk_dtype(self))))))
+
+
+class DiTBlock(nn.Module):
+    """adaLN-Zero: attention and MLP, each normed, shifted, scaled and gated by the set's condition."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: int, backend: str = "auto") -> None:
+        super().__init__()
+        self.attention = SelfAttention(width, heads, backend)
+        self.mlp = Mlp(width, mlp_ratio * width)
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(self, x_td: Tensor, condition_sd: Tensor, layout: PackedLayout) -> Tensor:
+        """condition_sd: ``(S, d)``, after the SiLU that all blocks share."""
+        modulation_td = expand_sets(self.modulation(condition_sd), layout)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation_td.chunk(6, dim=-1)
+        x_td = torch.addcmul(x_td, gate1, self.attention(modulated_norm(x_td, shift1, scale1), layout))
+        return torch.addcmul(x_td, gate2, self.mlp(modulated_norm(x_td, shift2, scale2)))
+
+
+class FinalLayer(nn.Module):
+    """The last modulated norm and the head, in float32."""
+
+    def __init__(self, width: int, latent: int) -> None:
+        super().__init__()
+        self.modulation = Fp32Linear(width, 2 * width)
+        self.head = Fp32Linear(width, latent)
+
+    def forward(self, x_td: Tensor, condition_sd: Tensor, layout: PackedLayout) -> Tensor:
+        shift_td, scale_td = expand_sets(self.modulation(condition_sd), layout).chunk(2, dim=-1)
+        return self.head(modulated_norm(x_td.to(shift_td.dtype), shift_td, scale_td))
+
+
+class Denoiser(nn.Module):
+    """The DiT: predicts clean latents x_1 from x_t. ``attention_backend`` is that of ``packed_attention``."""
+
+    def __init__(self, config: DenoiserConfig, attention_backend: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.input = Fp32Linear(2 * config.latent, width)
+        self.time_embedding = TimeEmbedding(width)
+        self.domain_embedding = nn.Embedding(N_DOMAINS, width)
+        self.spacegroup_embedding = nn.Embedding(N_SPACEGROUPS, width)
+        self.blocks = nn.ModuleList(
+            DiTBlock(width, config.heads, config.mlp_ratio, attention_backend) for _ in range(config.depth)
+        )
+        self.final = FinalLayer(width, config.latent)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform, with N(0, 0.02) embeddings and time weights, zero biases, modulations and head."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, DiTBlock | FinalLayer):
+                nn.init.zeros_(module.modulation.weight)
+        nn.init.normal_(self.time_embedding.fc1.weight, std=0.02)
+        nn.init.normal_(self.time_embedding.fc2.weight, std=0.02)
+        nn.init.zeros_(self.final.head.weight)
+
+    def forward(
+        self,
+        x_td: Tensor,
+        self_conditioning_td: Tensor | None,
+        t_s: Tensor,
+        domain_s: Tensor,
+        spacegroup_s: Tensor,
+        layout: PackedLayout,
+    ) -> Tensor:
+        """The predicted clean latents ``(T, latent)``, float32.
+
+        x_td: noised latents ``(T, latent)``. self_conditioning_td: an earlier prediction, or None for zeros.
+        t_s: ``(S,)`` in [0, 1]; 1 is data. domain_s: 0 null, 1 crystal, 2 molecule.
+        spacegroup_s: 0 null or 1 to 230; only read where the config has spacegroup_conditioning.
+        """
+        if self_conditioning_td is None:
+            self_conditioning_td = torch.zeros_like(x_td)
+        if not self.config.spacegroup_conditioning:
+            spacegroup_s = torch.zeros_like(domain_s)
+        condition_sd = (
+            self.time_embedding(t_s)
+            + self.domain_embedding(domain_s)
+            + self.spacegroup_embedding(spacegroup_s)
+        )
+        dtype = trunk_dtype(self)
+        condition_sd = F.silu(condition_sd).to(dtype)
+        x_td = self.input(torch.cat([x_td, self_conditioning_td], dim=-1))
+        x_td = (x_td + index_embedding(layout, self.config.width, x_td.dtype)).to(dtype)
+        for block in self.blocks:
+            x_td = block(x_td, condition_sd, layout)
+        return self.final(x_td, condition_sd, layout)

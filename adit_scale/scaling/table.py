@@ -1,0 +1,118 @@
+"""The table of a study's points: for the terminal, for CSV, for the report."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from adit_scale.evaluation.statistics import Rate
+from adit_scale.scaling.study_data import Point
+from adit_scale.scaling.trends import Trend, metric_names, rate_trends
+
+# The two rates that stand in the table of every study; all others are in the CSV and the report.
+MOLECULE_VALIDITY = "molecule/edm_validity"
+CRYSTAL_VALIDITY = "crystal/validity"
+REFERENCE_ROW = "real data"
+
+
+def by_size(points: Sequence[Point]) -> list[Point]:
+    return sorted(points, key=lambda p: (p.n_parameters, p.atoms_seen, p.seed, p.label))
+
+
+def parameters(n: float) -> str:
+    """A parameter count: 87 k, 1.65 M, 674 M."""
+    if n < 999_500:
+        return f"{n / 1e3:.3g} k"
+    return f"{n / 1e6:.3g} M" if n < 999.5e6 else f"{n / 1e9:.3g} B"
+
+
+def rate_text(rate: Rate | None) -> str:
+    """Per cent with its interval; one decimal, which is what a thousand samples carry."""
+    if rate is None or not rate.trials:
+        return "-"
+    low, high = rate.interval
+    return f"{100 * rate.value:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def loss_text(loss: float) -> str:
+    return f"{loss:.4g}" if math.isfinite(loss) else str(loss)
+
+
+def trend_text(trend: Trend) -> str:
+    return (
+        f"{trend.metric}: {trend.verdict} "
+        f"(logit slope {trend.slope:+.2f} per tenfold N, interval {trend.low:+.2f} to {trend.high:+.2f})"
+    )
+
+
+def render_table(points: Sequence[Point], reference_scores: Mapping[str, Rate] | None = None) -> str:
+    """A Markdown table, aligned for a terminal; the last row is the real data's own score.
+
+    Below it, for each of the two validities, whether it rises with size or stays within noise.
+    """
+    reference_scores = reference_scores or {}
+    header = ["size", "parameters", "final loss", "molecule validity", "crystal validity", "status"]
+    rows = [
+        [
+            p.label,
+            parameters(p.n_parameters),
+            loss_text(p.final_loss),
+            rate_text(p.rates.get(MOLECULE_VALIDITY)),
+            rate_text(p.rates.get(CRYSTAL_VALIDITY)),
+            p.status,
+        ]
+        for p in by_size(points)
+    ]
+    ceiling = [rate_text(reference_scores.get(name)) for name in (MOLECULE_VALIDITY, CRYSTAL_VALIDITY)]
+    rows.append([REFERENCE_ROW, "", "", *ceiling, ""])
+    lines = _markdown(header, rows)
+    trends = rate_trends(_done(points), (MOLECULE_VALIDITY, CRYSTAL_VALIDITY))
+    if trends:
+        lines += ["", *map(trend_text, trends.values())]
+    return "\n".join(lines) + "\n"
+
+
+CSV_COLUMNS = (
+    "label", "size", "seed", "status", "n_parameters", "n_matrix_parameters", "atoms_seen", "sets_seen", "epochs",
+    "flops", "flops_total", "final_loss", "autoencoder_id", "data_fingerprint", "note",
+)  # fmt: skip
+
+
+def write_csv(points: Sequence[Point], reference_scores: Mapping[str, Rate], path: Path) -> None:
+    """One row a point and one for the real data; each rate as value, low, high and trials, in fractions."""
+    metrics = metric_names(points, reference_scores)
+    rate_columns = [f"{m}{suffix}" for m in metrics for suffix in ("", "/low", "/high", "/trials")]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*CSV_COLUMNS, *rate_columns])
+        for point in by_size(points):
+            cells = [getattr(point, column) for column in CSV_COLUMNS]
+            writer.writerow(cells + _rate_cells(point.rates, metrics))
+        empty = [""] * (len(CSV_COLUMNS) - 1)
+        writer.writerow([REFERENCE_ROW, *empty, *_rate_cells(reference_scores, metrics)])
+
+
+def _rate_cells(rates: Mapping[str, Rate], metrics: Sequence[str]) -> list:
+    cells: list = []
+    for metric in metrics:
+        rate = rates.get(metric)
+        cells += ["", "", "", ""] if rate is None else [rate.value, *rate.interval, rate.trials]
+    return cells
+
+
+def _done(points: Sequence[Point]) -> list[Point]:
+    return [p for p in points if p.status == "done"]
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    left = (0, len(header) - 1)
+
+    def line(cells: list[str]) -> str:
+        padded = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
+        return "| " + " | ".join(padded) + " |"
+
+    rule = ["-" * w if i in left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return [line(header), line(rule), *map(line, rows)]

@@ -1,0 +1,118 @@
+"""From settings to a finished run: builds the stage, its data and the trainer, and starts the loop.
+
+Called on every rank (torchrun, srun or a single process). Fresh and resumed runs are the same call.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from adit_scale.config import StudyConfig
+from adit_scale.data.loader import BatchLoader
+from adit_scale.errors import ConfigError
+from adit_scale.training import weights
+from adit_scale.training.config import ParallelConfig
+from adit_scale.training.stages import AutoencoderStage, DiffusionStage, Stage
+
+if TYPE_CHECKING:
+    from adit_scale.training.trainer import SampleScorer
+
+SINGLE_PROCESS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+# Makes the scorer of in-training samples, given the stage; None where there is nothing to score.
+ScorerFactory = Callable[[StudyConfig, Stage, torch.device], "SampleScorer | None"]
+
+
+def train(
+    folder: Path,
+    config: StudyConfig,
+    kind: str,
+    autoencoder_weights: Path | None = None,
+    make_scorer: ScorerFactory | None = None,
+) -> bool:
+    """Train one stage in ``folder``; ``kind`` is ``autoencoder`` or ``diffusion``.
+
+    Returns True when the run is finished (its weights are exported), False when it was asked to stop and
+    should be started again. Raises AditError for anything a user can cure.
+    """
+    device = choose_device(config.parallel)
+    # DeepSpeed picks its accelerator when it is imported, so the import has to wait for choose_device.
+    from adit_scale.training.trainer import Trainer
+
+    if config.parallel.threads:
+        torch.set_num_threads(config.parallel.threads)
+    joined_here = not dist.is_initialized()
+    if joined_here:
+        init_process_group(device)
+    _check_world_size(config.parallel)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    settings = config.autoencoder if kind == "autoencoder" else config.diffusion
+    loader = BatchLoader(
+        config.data,
+        seed=config.seed,
+        atom_budget=settings.atom_budget,
+        micro_batch_atoms=config.parallel.micro_batch_atoms,
+        rank=rank,
+        world_size=world_size,
+    )
+    stage = _build_stage(kind, config, loader.datasets, autoencoder_weights, device)
+    scorer = make_scorer(config, stage, device) if make_scorer and rank == 0 else None
+    finished = Trainer(folder, config, stage, loader, device, scorer).fit()
+    dist.barrier()
+    if joined_here:
+        dist.destroy_process_group()
+    return finished
+
+
+def choose_device(parallel: ParallelConfig) -> torch.device:
+    """This process's device. Raises ConfigError where CUDA was asked for and there is none."""
+    available = torch.cuda.is_available()
+    if parallel.device == "cuda" and not available:
+        raise ConfigError("parallel.device=cuda, but no CUDA device is visible; set parallel.device=cpu")
+    if parallel.device == "cpu" or not available:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # read by DeepSpeed when it is imported
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def init_process_group(device: torch.device) -> None:
+    """Join the ranks that the environment describes; without such an environment, be the only one."""
+    from adit_scale.training.engine import init_distributed
+
+    if "RANK" not in os.environ:
+        os.environ.update(SINGLE_PROCESS, MASTER_PORT=_free_port())
+    init_distributed(device)
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def _check_world_size(parallel: ParallelConfig) -> None:
+    if dist.get_world_size() != parallel.world_size:
+        raise ConfigError(
+            f"parallel.world_size is {parallel.world_size}, but {dist.get_world_size()} processes were started; "
+            "expected the same number"
+        )
+
+
+def _build_stage(
+    kind: str, config: StudyConfig, datasets: list[str], autoencoder_weights: Path | None, device: torch.device
+) -> Stage:
+    torch.manual_seed(config.seed)  # initial weights; every other draw is counter-based
+    if kind == "autoencoder":
+        return AutoencoderStage(config.model.autoencoder, config.autoencoder, config.seed, datasets)
+    assert kind == "diffusion", kind
+    assert autoencoder_weights is not None
+    autoencoder = weights.load_autoencoder(autoencoder_weights).to(device)
+    return DiffusionStage(config.model.denoiser, config.diffusion, config.seed, datasets, autoencoder)

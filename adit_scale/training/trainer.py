@@ -1,0 +1,270 @@
+"""The training loop: one for both stages, one path for fresh and resumed runs.
+
+    fit():  batches -> train_step -> log -> validate -> score samples -> checkpoint, until the last step
+
+What a step computes is in stages.py, how gradients and weights move between ranks in engine.py, which sets a
+step holds in data/plan.py. Everything a resumed run needs is in checkpoint.TrainState and the fragments.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from adit_scale.config import StudyConfig
+from adit_scale.data.loader import BatchLoader, StepBatches
+from adit_scale.errors import TrainingError
+from adit_scale.tracking.journal import Journal
+from adit_scale.tracking.terminal import Progress
+from adit_scale.training import checkpoint, weights
+from adit_scale.training.checkpoint import TrainState
+from adit_scale.training.ema import ExponentialMovingAverage
+from adit_scale.training.engine import MOMENTS, Engine
+from adit_scale.training.interrupts import StopRequest
+from adit_scale.training.meters import Meters
+from adit_scale.training.schedule import learning_rate
+from adit_scale.training.stages import Stage, StepTotals, Sums
+
+# Draws and scores a few samples of the EMA network for validity curves; rank 0 calls.
+SampleScorer = Callable[[nn.Module, int], dict[str, float]]
+
+
+class Trainer:
+    """One training run in one folder.
+
+    Construction joins what is on disk: with a committed checkpoint in ``folder`` the run goes on behind it,
+    otherwise it starts. Raises CheckpointError for a checkpoint of another model or data set.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: StudyConfig,
+        stage: Stage,
+        loader: BatchLoader,
+        device: torch.device,
+        score_samples: SampleScorer | None = None,
+    ):
+        self.folder, self.config, self.stage, self.loader, self.device = folder, config, stage, loader, device
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.settings = stage.config
+        self.score_samples = score_samples
+        self.eval_module = copy.deepcopy(stage.module).float().to(device).eval().requires_grad_(False)
+        self.engine = Engine(stage.module, self.settings.optim, config.parallel, device)
+        self.fragments = self.engine.fragments()
+        self.ema = ExponentialMovingAverage(self.fragments, self.settings.optim.ema_decay)
+        self.meters = Meters(device)
+        self.journal = Journal(folder) if self.rank == 0 else None
+        self.state = TrainState(
+            fingerprint=loader.fingerprint,
+            world_size=self.world_size,
+            shapes={name: list(shape) for name, shape in self.engine.shapes.items()},
+            config=asdict(config),
+        )
+        self._resume()
+
+    # -- the loop ------------------------------------------------------------------------------------------
+
+    def fit(self) -> bool:
+        """Train to the last step. Returns False if asked to stop before it; the run is then on disk."""
+        with StopRequest() as stop, Progress(self.settings.steps, self.stage.name, self.rank == 0) as progress:
+            while self.state.step < self.settings.steps:
+                self.train_step(self.loader.step(self.state.step))
+                step, last = self.state.step, self.state.step == self.settings.steps
+                if last or step % self.settings.log_every_steps == 0:
+                    progress.line(step, self.log())
+                if last or step % self.settings.validate_every_steps == 0:
+                    self.validate()
+                if self._samples_due(step):
+                    self.log_samples()
+                stopping = stop.agreed(self.device) and not last
+                if last or stopping or step % self.settings.checkpoint_every_steps == 0:
+                    self.save()
+                progress.advance(step)
+                if stopping:
+                    progress.note(f"{stop.signal_name or 'a signal on another rank'}: saved step {step}")
+                    return False
+        self.export()
+        return True
+
+    def train_step(self, batches: StepBatches) -> None:
+        """Forward and backward over this rank's micro-batches, then one optimiser step for all ranks."""
+        state = self.state
+        totals = StepTotals(state.step, batches.n_sets, batches.n_atoms)
+        losses: list[Tensor] = []
+        for i, host_batch in enumerate(batches.batches):
+            batch = host_batch.to(self.device)
+            loss, sums = self.stage.loss(self.engine.forward, batch, totals)
+            self.engine.backward(loss, last=i == len(batches.batches) - 1)
+            self.meters.add(sums)
+            losses.append(loss.detach())
+        lr = learning_rate(state.step, self.settings.steps, self.settings.optim)
+        gradient_norm, applied = self.engine.step(lr)
+        flops, flops_total = self.stage.flops(batches.sizes)
+        state.step += 1
+        state.sets_seen += batches.n_sets
+        state.atoms_seen += batches.n_atoms
+        state.flops += flops
+        state.flops_total += flops_total
+        if applied:
+            state.applied_steps += 1
+            state.skipped_in_a_row = 0
+            self.ema.update(self.fragments)
+            self.meters.add_step(torch.stack(losses).sum(), gradient_norm)
+        else:
+            self._count_skipped(gradient_norm)
+
+    def _count_skipped(self, gradient_norm: float) -> None:
+        """A non-finite step changed nothing; too many in a row end the run."""
+        self.state.skipped_in_a_row += 1
+        if self.journal:
+            self.journal.log_event("skipped_step", self.state.step, {"gradient_norm": gradient_norm})
+        if self.state.skipped_in_a_row > self.settings.max_skipped_in_a_row:
+            raise TrainingError(
+                f"{self.folder}: {self.state.skipped_in_a_row} steps in a row up to step {self.state.step} had "
+                f"non-finite gradients (more than {self.stage.name}.max_skipped_in_a_row="
+                f"{self.settings.max_skipped_in_a_row}); lower {self.stage.name}.optim.lr or look at the data"
+            )
+
+    # -- what is written down ------------------------------------------------------------------------------
+
+    def log(self) -> dict[str, float]:
+        """Journal the interval's means. Returns them with the wall-clock values, for the terminal."""
+        state = self.state
+        values = self.meters.means()
+        values["lr"] = learning_rate(state.step - 1, self.settings.steps, self.settings.optim)
+        values |= {
+            "atoms_seen": state.atoms_seen,
+            "sets_seen": state.sets_seen,
+            "flops_cum": state.flops,
+            "flops_total_cum": state.flops_total,
+            "skipped_steps": state.step - state.applied_steps,
+        }
+        clock = self.meters.rates(state.atoms_seen)
+        if self.journal:
+            self.journal.log_metrics(state.step, {f"train/{k}": v for k, v in values.items()}, clock)
+            self.journal.flush()
+        return {**values, **clock}
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Score EMA weights on held-out sets; the batches are shared out over the ranks."""
+        begin = time.monotonic()
+        self._load_ema_into_eval_module()
+        batches = self.loader.validation_batches(
+            self.settings.validation_sets, self.config.parallel.micro_batch_atoms
+        )
+        mine = [
+            (i, _to_floats(self.stage.validation_sums(self.eval_module, batches[i].to(self.device))))
+            for i in range(self.rank, len(batches), self.world_size)
+        ]
+        means = _means_in_order(_gather(mine))
+        values = self.stage.validation_values(means)
+        values |= {"flops_cum": self.state.flops, "atoms_seen": self.state.atoms_seen}
+        if self.journal:
+            named = {f"validation/{k}": v for k, v in values.items()}
+            self.journal.log_metrics(self.state.step, named, {"validation_s": time.monotonic() - begin})
+            self.journal.flush()
+
+    def log_samples(self) -> None:
+        """Rates of a small sample, for the validity curves."""
+        self._load_ema_into_eval_module()
+        if self.journal and self.score_samples:
+            begin = time.monotonic()
+            values = self.score_samples(self.eval_module, self.state.step)
+            self.journal.log_metrics(
+                self.state.step,
+                {f"samples/{k}": v for k, v in values.items()} | {"samples/flops_cum": self.state.flops},
+                {"samples_s": time.monotonic() - begin},
+            )
+            self.journal.flush()
+
+    def _samples_due(self, step: int) -> bool:
+        every = getattr(self.settings, "samples_every_steps", 0)
+        return bool(every) and self.score_samples is not None and step % every == 0
+
+    def _load_ema_into_eval_module(self) -> None:
+        state = self.ema.gather(self.fragments, self.engine.shapes)
+        self.eval_module.load_state_dict(state, strict=True)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def save(self) -> None:
+        """Write and commit a checkpoint. The journal is synced first: its offset is part of the state."""
+        if self.journal:
+            self.journal.sync()
+            self.state.journal_offset = self.journal.offset
+        tensors = {f"counter|{name}|0": value for name, value in self.meters.state().items()}
+        for fragment, average in zip(self.fragments, self.ema.average, strict=True):
+            address = f"{fragment.name}|{fragment.start}"
+            tensors[f"master|{address}"] = fragment.master
+            tensors[f"ema|{address}"] = average
+            for key in MOMENTS:
+                tensors[f"{key}|{address}"] = getattr(fragment, key)
+        checkpoint.save(self.checkpoints, self.state, tensors)
+        if self.rank == 0:
+            checkpoint.prune(self.checkpoints, self.settings.keep_checkpoints)
+
+    def _resume(self) -> None:
+        """Go on behind the newest committed checkpoint; without one, start with an empty journal."""
+        found, problems = checkpoint.open_newest(self.checkpoints)
+        if found is not None:
+            found.check_model(self.engine.shapes)
+            found.check_data(self.loader.fingerprint)
+            saved = found.state
+            self.engine.load(found.read, saved.applied_steps)
+            for fragment, average in zip(self.fragments, self.ema.average, strict=True):
+                average.copy_(found.read(fragment.name, fragment.start, fragment.length, "ema"))
+            self.ema.n_updates = saved.applied_steps
+            self.meters.load_state(found.counters(self.rank, self.world_size))
+            saved.config, saved.world_size = self.state.config, self.world_size
+            self.state = saved
+        if self.journal:
+            self.journal.truncate(self.state.journal_offset)
+            for problem in problems:
+                self.journal.log_event("checkpoint_rejected", self.state.step, {"problem": problem})
+            if found is None:
+                self.journal.log_params(self.state.config)
+            self.journal.flush()
+
+    def export(self) -> None:
+        """EMA weights of the bare network, as safetensors beside their settings."""
+        exported = self.stage.exported(self.ema.gather(self.fragments, self.engine.shapes))
+        if self.rank == 0:
+            weights.save(self.folder / "weights", self.stage.model_config, exported)
+        dist.barrier()
+
+
+def _to_floats(sums: Sums) -> dict[str, tuple[float, float]]:
+    return {name: (float(a), float(b)) for name, (a, b) in sums.items()}
+
+
+def _gather(mine: list) -> list:
+    """The items of all ranks. A collective call."""
+    if dist.get_world_size() == 1:
+        return mine
+    parts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return [item for part in parts for item in part]
+
+
+def _means_in_order(rows: list[tuple[int, dict[str, tuple[float, float]]]]) -> dict[str, float]:
+    """Quotients of sums over batches, added up in batch order so that no world size changes a bit."""
+    totals: dict[str, tuple[float, float]] = {}
+    for _, row in sorted(rows, key=lambda item: item[0]):
+        for name, (a, b) in row.items():
+            x, y = totals.get(name, (0.0, 0.0))
+            totals[name] = (x + a, y + b)
+    return {name: a / b if b else math.nan for name, (a, b) in totals.items()}

@@ -1,0 +1,143 @@
+"""What a running study looks like: a live table on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from adit_scale.jobs.node import LOG, failure_reason
+from launchers.graph import Node
+
+REFRESH_S = 1.0
+LOG_EVERY_S = 60.0
+TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Row:
+    """A node, its state, and for how long it has run (None where it did not run in this launch)."""
+
+    node: Node
+    state: str
+    seconds: float | None
+
+
+class Display:
+    """Shows rows as they change. ``with display:`` around the run."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._live: Live | None = None
+        self._states: dict[str, str] = {}
+        self._shown_s = self._logged_s = time.monotonic()
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, rows: Sequence[Row]) -> None:
+        states = {row.node.id: row.state for row in rows}
+        changed = [row for row in rows if self._states.get(row.node.id, "waiting") != row.state]
+        now_s = time.monotonic()
+        if self._live is not None:
+            if changed or now_s - self._shown_s >= REFRESH_S:
+                self._live.update(status_table(rows), refresh=True)
+                self._shown_s = now_s
+        else:
+            due = now_s - self._logged_s >= LOG_EVERY_S
+            for row in [row for row in rows if due and row.state == "running"] + changed:
+                self.console.print(log_line(row), soft_wrap=True, markup=False)
+            if due:
+                self._logged_s = now_s
+        self._states = states
+
+
+def status_table(rows: Sequence[Row]) -> Table:
+    table = Table("job", "state", "time", "", box=None, header_style="bold", pad_edge=False)
+    colours = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow"}
+    for row in rows:
+        state = row.state.partition(" ")[0]
+        colour = colours.get(state, "yellow" if state == "blocked" else "dim")
+        detail = "" if state in ("waiting", "blocked") else progress(row)
+        table.add_row(row.node.name, Text(row.state, colour), duration(row.seconds), Text(detail))
+    return table
+
+
+def log_line(row: Row) -> str:
+    parts = [time.strftime("%H:%M:%S"), row.node.name, row.state]
+    if row.seconds is not None and row.state != "running":
+        parts.append(f"after {duration(row.seconds)}")
+    detail = progress(row)
+    return " ".join(parts) + (f": {detail}" if detail else "")
+
+
+def progress(row: Row) -> str:
+    """How far a running job is, or why one failed; in a few words."""
+    node = row.node
+    if row.state == "failed":
+        return failure_reason(node.folder) or ""
+    if row.state != "running":
+        return ""
+    stages = {"autoencoder": node.config.autoencoder.steps, "diffusion": node.config.diffusion.steps}
+    if node.kind in stages:
+        return training_progress(node.folder / "journal.jsonl", stages[node.kind])
+    return last_line(node.folder / LOG)[:80]
+
+
+def training_progress(journal: Path, steps: int) -> str:
+    """Step and loss of the last line of a journal that has them."""
+    for line in reversed(_tail(journal)):
+        record = _parse(line)
+        if record.get("kind") == "metrics" and (loss := record["values"].get("train/loss")) is not None:
+            return f"step {record['step']:,} of {steps:,}, loss {float(loss):.4g}"
+    return ""
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that is not empty."""
+    lines = [line.strip() for line in _tail(path) if line.strip()]
+    return lines[-1].rpartition("\r")[2] if lines else ""
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+def _tail(path: Path) -> list[str]:
+    """The last lines of a file that another process may be writing to; the first of them may be torn."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as stream:
+        stream.seek(0, 2)
+        stream.seek(max(0, stream.tell() - TAIL_BYTES))
+        return stream.read().decode(errors="replace").splitlines()
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,240 @@
+"""A study as a graph of jobs: who they are, what they wait for, and which of them are left to do.
+
+shards -> autoencoder -> one diffusion run a point -> sampling and scoring -> report, with one reference node
+(the real data scored by the same code) beside the points. A node's id is the hash of the settings that
+decide its result and of its inputs' ids, so that two launches of the same science meet in the same folder
+and everything else (launcher, parallelism, tracking, paths) may change between them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from adit_scale import config as settings
+from adit_scale.config import StudyConfig
+from adit_scale.data.config import DataConfig
+from adit_scale.errors import DataError
+from adit_scale.jobs.node import CONFIG, DONE, NodeFolder, failure_reason, file_digest, read_done
+from adit_scale.scaling.points import StudyPoint
+
+# Settings of a stage that say how often something is written, not what is computed.
+BOOKKEEPING = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints")
+CONVERSION = ("validation_fraction", "test_fraction", "split_salt", "block_sets", "blocks_per_shard", "max_atoms")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One job. ``optional_inputs``: it runs with those inputs that finished, when none is left to wait for.
+
+    processes: how many processes it runs at once. cost: any measure of its length; longer ones start first.
+    command: what to run instead of ``python -m adit_scale.jobs FOLDER``.
+    """
+
+    kind: str
+    label: str
+    id: str
+    folder: Path
+    config: StudyConfig
+    inputs: Mapping[str, Node] = field(default_factory=dict)
+    optional_inputs: bool = False
+    processes: int = 1
+    cost: float = 0.0
+    command: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.label}".strip()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in an order in which every node follows its inputs."""
+
+    study: str
+    folder: Path
+    nodes: tuple[Node, ...]
+
+    def of_kind(self, kind: str) -> list[Node]:
+        return [node for node in self.nodes if node.kind == kind]
+
+
+def study_graph(config: StudyConfig, points: Sequence[StudyPoint], folder: Path) -> Graph:
+    """All nodes of a study; points that need the same shards or autoencoder share it.
+
+    Reads the sources (for their digests) or the shards' manifest. Raises DataError where there are neither.
+    """
+    builder = _Builder(folder, seed=config.seed)
+    inputs: dict[str, Node] = {}
+    for point in points:
+        inputs.update(builder.point(point))
+    builder.add("report", "", config, asdict(config.sweep), inputs, optional_inputs=True)
+    return Graph(config.sweep.name, folder, tuple(builder.nodes.values()))
+
+
+class _Builder:
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.autoencoder_seed = seed  # points may vary the seed; they still share one autoencoder
+        self.nodes: dict[str, Node] = {}
+        self.shards: dict[str, Node] = {}
+
+    def add(
+        self,
+        kind: str,
+        label: str,
+        config: StudyConfig,
+        science: Mapping[str, Any],
+        inputs: Mapping[str, Node],
+        **more: Any,
+    ) -> Node:
+        id_ = node_id(kind, science, {name: node.id for name, node in inputs.items()})
+        if id_ not in self.nodes:
+            name = "-".join(part for part in (kind, label, id_[:8]) if part)
+            self.nodes[id_] = Node(kind, label, id_, self.folder / name, config, dict(inputs), **more)
+        return self.nodes[id_]
+
+    def point(self, point: StudyPoint) -> dict[str, Node]:
+        """The nodes of one point, as inputs of the report."""
+        shards = self._shards(point.config)
+        config = replace(point.config, data=shards.config.data, runs=str(self.folder.parent))
+        shared = replace(config, seed=self.autoencoder_seed)
+        world_size = config.parallel.world_size
+        autoencoder = self.add(
+            "autoencoder", "", shared, science("autoencoder", shared), {"shards": shards}, processes=world_size
+        )
+        reference = self.add(
+            "reference", "", shared, science("reference", shared), {"shards": shards, "autoencoder": autoencoder}
+        )
+        shape = config.model.denoiser
+        diffusion = self.add(
+            "diffusion",
+            point.label,
+            config,
+            science("diffusion", config),
+            {"shards": shards, "autoencoder": autoencoder},
+            processes=world_size,
+            cost=float(config.diffusion.steps) * config.diffusion.atom_budget * shape.depth * shape.width**2,
+        )
+        evaluation = self.add(
+            "evaluation",
+            point.label,
+            config,
+            science("evaluation", config),
+            {"shards": shards, "autoencoder": autoencoder, "diffusion": diffusion},
+            cost=float(shape.depth * shape.width**2),
+        )
+        return {
+            f"reference/{point.label}": reference,
+            f"diffusion/{point.label}": diffusion,
+            f"evaluation/{point.label}": evaluation,
+        }
+
+    def _shards(self, config: StudyConfig) -> Node:
+        data = config.data
+        key = json.dumps(asdict(data), sort_keys=True)
+        if key not in self.shards:
+            contents = shards_science(data)
+            id_ = node_id("shards", contents, {})
+            data = replace(
+                data,
+                shards=str(Path(data.shards or f"shards/{data.name}-{id_[:8]}").absolute()),
+                sources=[str(Path(source).absolute()) for source in data.sources],
+            )
+            self.shards[key] = self.add("shards", data.name, replace(config, data=data), contents, {})
+        return self.shards[key]
+
+
+def node_id(kind: str, science: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """sha256 of what decides a node's result: its kind, its settings and its inputs' ids."""
+    text = json.dumps({"kind": kind, "science": science, "inputs": inputs}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def science(kind: str, config: StudyConfig) -> dict[str, Any]:
+    """The settings that decide the result of a node of this kind; its inputs' own are left to them."""
+    if kind in ("autoencoder", "diffusion"):
+        stage = asdict(config.autoencoder if kind == "autoencoder" else config.diffusion)
+        shape = config.model.autoencoder if kind == "autoencoder" else config.model.denoiser
+        return {
+            "seed": config.seed,
+            "repeat": dict(config.data.repeat),
+            "model": asdict(shape),
+            "stage": {key: value for key, value in stage.items() if key not in BOOKKEEPING},
+        }
+    evaluation = asdict(config.evaluation)
+    if kind == "reference":
+        return {"evaluation": evaluation}
+    assert kind == "evaluation", kind
+    evaluation.pop("reference_sets")
+    sampling = asdict(config.sampling)
+    sampling.pop("batch_atoms")  # sample i is the same in any batch
+    return {"evaluation": evaluation, "sampling": sampling}
+
+
+def shards_science(data: DataConfig) -> dict[str, Any]:
+    """Contents of the sources and how they are converted; for ready-made shards, their fingerprint.
+
+    Raises DataError naming the first source that is missing.
+    """
+    if data.sources:
+        digests = []
+        for source in map(Path, data.sources):
+            if not source.is_file():
+                raise DataError(f"data.sources: {source}: no such file; expected extended xyz or a csv")
+            digests.append([source.name, file_digest(source)])
+        return {"sources": digests, "conversion": {key: getattr(data, key) for key in CONVERSION}}
+    from adit_scale.data.shards import Manifest
+
+    return {"fingerprint": Manifest.load(Path(data.shards)).fingerprint}
+
+
+def is_done(node: Node) -> bool:
+    """Finished, with its outputs still there; a report also needs to have seen every input that is done."""
+    if not (node.folder / DONE).is_file():
+        return False
+    record = read_done(node.folder)
+    if record["id"] != node.id or not all((node.folder / output).exists() for output in record["outputs"]):
+        return False
+    if node.optional_inputs:
+        return record["inputs"] == {name: n.id for name, n in node.inputs.items() if is_done(n)}
+    return True
+
+
+def states(graph: Graph) -> dict[str, str]:
+    """State of each node from its folder alone, by id: done, failed, blocked or waiting."""
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        if is_done(node):
+            found[node.id] = "done"
+        elif not node.optional_inputs and (blockers := blocked_by(node, found)):
+            found[node.id] = f"blocked by {blockers[0].name}"
+        elif failure_reason(node.folder) is not None:
+            found[node.id] = "failed"
+        else:
+            found[node.id] = "waiting"
+    return found
+
+
+def blocked_by(node: Node, state: Mapping[str, str]) -> list[Node]:
+    """The inputs that failed, or that are blocked themselves: named at their root."""
+    roots: list[Node] = []
+    for source in node.inputs.values():
+        if state.get(source.id) == "failed":
+            roots.append(source)
+        elif state.get(source.id, "").startswith("blocked"):
+            roots.extend(blocked_by(source, state))
+    return roots
+
+
+def freeze(nodes: Iterable[Node], study: str) -> None:
+    """Write what each node is to do into its folder; from here on, edited configs change nothing."""
+    for node in nodes:
+        node.folder.mkdir(parents=True, exist_ok=True)
+        settings.save(node.config, node.folder / CONFIG)
+        inputs = {name: source.folder for name, source in node.inputs.items()}
+        NodeFolder(node.folder, node.kind, node.id, node.label, study, inputs, node.optional_inputs).save()

@@ -1,0 +1,191 @@
+"""The local launcher: a study's jobs as processes of this machine, at most ``launcher.parallel`` at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import IO
+
+from adit_scale.jobs.node import DONE, FAILED, LOG, NodeFolder, failure_reason
+from launchers.display import Display, Row, last_line
+from launchers.graph import Graph, Node, blocked_by, is_done
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL_S = 0.2
+
+
+@dataclass
+class _Job:
+    node: Node
+    process: subprocess.Popen
+    log: IO[bytes]
+    start_s: float
+
+
+@dataclass
+class LocalRun:
+    """Runs what is left of a graph. ``state``, by node id: waiting, running, done, failed, stopped, blocked by ...
+
+    parallel: jobs at once. lock: a descriptor every job inherits (see ``study_lock``).
+    on_start, on_end: told of every node that starts and ends, for example to mirror its journal.
+    grace_s: how long a stopped job may take to save its state before it is killed.
+    """
+
+    graph: Graph
+    parallel: int
+    display: Display
+    lock: int | None = None
+    on_start: Callable[[Node], None] = lambda node: None
+    on_end: Callable[[Node, str], None] = lambda node, state: None
+    grace_s: float = 60.0
+    state: dict[str, str] = field(default_factory=dict)
+    stop_signal: int = 0
+    _jobs: list[_Job] = field(default_factory=list)
+    _stop_s: float = 0.0
+    _seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> dict[str, str]:
+        """Returns the state of every node once nothing more can run, or after a stop signal."""
+        for node in self.graph.nodes:
+            # A report of part of the points is out of date as soon as another point may come.
+            open_inputs = any(self.state[source.id] == "waiting" for source in node.inputs.values())
+            self.state[node.id] = "done" if is_done(node) and not open_inputs else "waiting"
+        with self._signals(), self.display:
+            try:
+                while True:
+                    self._reap()
+                    self._advance()
+                    self.display.show(self._rows())
+                    if not self._jobs:
+                        return self.state
+                    time.sleep(POLL_S)
+            finally:
+                self._kill_all()
+
+    def _advance(self) -> None:
+        """Start what is ready; once stopping, only wait, and kill what outlives the grace time."""
+        if self.stop_signal:
+            if time.monotonic() - self._stop_s > self.grace_s:
+                self._kill_all()
+            return
+        self._mark_blocked()
+        ready = [node for node in self.graph.nodes if self.state[node.id] == "waiting" and self._ready(node)]
+        for node in sorted(ready, key=lambda n: -n.cost)[: self.parallel - len(self._jobs)]:
+            self._start(node)
+
+    def _ready(self, node: Node) -> bool:
+        states = [self.state[source.id] for source in node.inputs.values()]
+        if node.optional_inputs:
+            return not any(s in ("waiting", "running") for s in states) and "done" in states
+        return all(s == "done" for s in states)
+
+    def _mark_blocked(self) -> None:
+        for node in self.graph.nodes:
+            if self.state[node.id] != "waiting":
+                continue
+            blockers = blocked_by(node, self.state)
+            alive = [s for s in node.inputs.values() if self.state[s.id] in ("waiting", "running", "done")]
+            if blockers and not (node.optional_inputs and alive):
+                self.state[node.id] = f"blocked by {blockers[0].name}"
+
+    def _start(self, node: Node) -> None:
+        (node.folder / FAILED).unlink(missing_ok=True)
+        (node.folder / DONE).unlink(missing_ok=True)
+        log = (node.folder / LOG).open("ab")
+        process = subprocess.Popen(
+            node.command or (sys.executable, "-m", "adit_scale.jobs", str(node.folder)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | job_environment(node, self._at_once(node)),
+            start_new_session=True,  # a Ctrl-C at the terminal reaches the launcher alone
+            pass_fds=() if self.lock is None else (self.lock,),
+        )
+        self._jobs.append(_Job(node, process, log, time.monotonic()))
+        self.state[node.id] = "running"
+        self.on_start(node)
+
+    def _at_once(self, node: Node) -> int:
+        """How many jobs like this one may share the machine."""
+        return min(self.parallel, len(self.graph.of_kind(node.kind)))
+
+    def _reap(self) -> None:
+        for job in list(self._jobs):
+            code = job.process.poll()
+            if code is None:
+                self._seconds[job.node.id] = time.monotonic() - job.start_s
+                continue
+            job.log.close()
+            self._jobs.remove(job)
+            self.state[job.node.id] = self._outcome(job.node, code)
+            self.on_end(job.node, self.state[job.node.id])
+
+    def _outcome(self, node: Node, code: int) -> str:
+        if is_done(node):
+            return "done"
+        if self.stop_signal:
+            (node.folder / FAILED).unlink(missing_ok=True)  # it was asked to stop: nothing failed
+            return "stopped"
+        if failure_reason(node.folder) is None:
+            NodeFolder.load(node.folder).fail(exit_reason(node, code), self._seconds.get(node.id, 0.0))
+        return "failed"
+
+    def _rows(self) -> list[Row]:
+        return [
+            Row(node, self.state[node.id], self._seconds.get(node.id))
+            for node in self.graph.nodes
+        ]
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """First signal: every job may save and leave. A second one ends the waiting."""
+        if self.stop_signal:
+            self.grace_s = 0.0
+            return
+        self.stop_signal, self._stop_s = number, time.monotonic()
+        for job in self._jobs:
+            _signal_group(job.process, signal.SIGTERM)
+
+    def _kill_all(self) -> None:
+        for job in self._jobs:
+            _signal_group(job.process, signal.SIGKILL)
+
+
+def job_environment(node: Node, at_once: int) -> dict[str, str]:
+    """CPU threads of a job's processes: as set, or the machine's cores shared by all processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = node.config.parallel.threads or max(1, cores // (at_once * node.processes))
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+
+
+def exit_reason(node: Node, code: int) -> str:
+    """One line about a job that ended without saying why."""
+    if code == 0:
+        return f"ended without {DONE}; see {node.folder / LOG}"
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (out of memory? set launcher.parallel=1 or a smaller parallel.micro_batch_atoms)"
+        return f"killed by {name}{hint if -code == signal.SIGKILL else ''}"
+    return last_line(node.folder / LOG) or f"ended with status {code}"
+
+
+def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass  # it has just ended by itself

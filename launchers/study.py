@@ -1,0 +1,146 @@
+"""The verbs of launch.py: each composes a study from its words and does one thing with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from adit_scale.data.manifest import Manifest
+from adit_scale.jobs.node import LOG, failure_reason, read_done
+from adit_scale.scaling.points import (
+    PLAN_HEADER,
+    EpochContents,
+    StudyPoint,
+    plan_cells,
+    plan_row,
+    text_table,
+)
+from launchers.compose import Study, compose_study
+from launchers.display import Display, training_progress
+from launchers.graph import Graph, Node, freeze, is_done, states, study_graph
+from launchers.local import LocalRun
+from launchers.lock import study_lock
+
+
+def submit(words: Sequence[str]) -> int:
+    """Run, or hand to SLURM, what is left of the study. Raises AditError; returns the exit status."""
+    study = compose_study(words)
+    graph = study_graph(study.config, study.points, study.folder)
+    with study_lock(study.folder) as lock:
+        todo = [node for node in graph.nodes if not is_done(node)]
+        freeze(todo, graph.study)
+        if study.launcher.kind == "slurm":
+            return _submit_slurm(study, graph)
+        return _run_here(study, graph, todo, lock)
+
+
+def plan(words: Sequence[str]) -> int:
+    """Print the table of points; nothing is run or written."""
+    study = compose_study(words)
+    epochs: dict[str, EpochContents | None] = {}
+    found: dict[str, str] = {}
+    if all(_shards_known(point) for point in study.points):
+        graph = study_graph(study.config, study.points, study.folder)
+        found = _point_states(graph)
+        for point, node in zip(study.points, graph.of_kind("diffusion"), strict=False):
+            epochs[point.label] = _epoch_contents(Path(node.config.data.shards), node.config.data.repeat)
+    rows = [
+        plan_row(point, epochs.get(point.label), found.get(point.label, "not started"))
+        for point in study.points
+    ]
+    print(f"study {study.config.sweep.name} in {study.folder}\n")
+    print(text_table(PLAN_HEADER, plan_cells(rows)))
+    if any(row.epochs is None for row in rows):
+        print("\n? needs the shards: run the study, or build them with python -m adit_scale.data build")
+    return 0
+
+
+def status(words: Sequence[str]) -> int:
+    """Print the state of every job, from the folders alone."""
+    study = compose_study(words)
+    graph = study_graph(study.config, study.points, study.folder)
+    found = states(graph)
+    rows = [(node.name, found[node.id], _detail(node, found[node.id])) for node in graph.nodes]
+    print(f"study {graph.study} in {graph.folder}\n")
+    print(text_table(("job", "state", "detail"), rows))
+    return 0
+
+
+def _run_here(study: Study, graph: Graph, todo: list[Node], lock: int) -> int:
+    from launchers.mirror import Mirror, dashboard_hint
+
+    done = len(graph.nodes) - len(todo)
+    print(f"study {graph.study}: {len(graph.nodes)} jobs, {done} done, {len(todo)} to do; {graph.folder}")
+    mirror = Mirror(study, graph)
+    mirror.start([node for node in graph.nodes if is_done(node)])
+    run = LocalRun(graph, study.launcher.parallel, Display(), lock, mirror.add, mirror.end)
+    found = run.run()
+    report = next((node for node in graph.of_kind("report") if found[node.id] == "done"), None)
+    failed = [node for node in graph.nodes if found[node.id] not in ("done", "waiting", "stopped")]
+    outcome = "KILLED" if run.stop_signal else "FAILED" if failed else "FINISHED"
+    mirror.finish(report.folder if report else None, outcome)
+    for node in failed:
+        reason = failure_reason(node.folder) if found[node.id] == "failed" else found[node.id]
+        print(f"{node.name}: {reason}" + (f" ({node.folder / LOG})" if found[node.id] == "failed" else ""))
+    if report:
+        print("\n" + read_done(report.folder)["table"])
+        print(f"report: {report.folder / 'report'}")
+    print(dashboard_hint(study.config.tracking.uri))
+    if run.stop_signal:
+        print(f"stopped; to go on: {_again(study)}")
+        return 128 + run.stop_signal
+    if failed:
+        print(f"{len(failed)} of {len(graph.nodes)} jobs did not finish; to try them again: {_again(study)}")
+    return 1 if failed else 0
+
+
+def _submit_slurm(study: Study, graph: Graph) -> int:
+    from launchers.slurm import submit_graph
+
+    jobs = submit_graph(graph, study.launcher)
+    for node in graph.nodes:
+        print(f"{node.name}: " + (f"job {jobs[node.id]}" if node.id in jobs else "done"))
+    print(f"watch with squeue and `python launch.py status {' '.join(study.overrides)}`".rstrip())
+    return 0
+
+
+def _again(study: Study) -> str:
+    return " ".join(["python", "launch.py", *(f"'{o}'" if set(o) & set("[]{} ") else o for o in study.overrides)])
+
+
+def _shards_known(point: StudyPoint) -> bool:
+    """Whether the point's data can be named now: sources to digest, or shards that stand."""
+    data = point.config.data
+    return bool(data.sources) or (Path(data.shards) / "manifest.json").is_file()
+
+
+def _point_states(graph: Graph) -> dict[str, str]:
+    """A point is as far as its evaluation; before that, as its diffusion run."""
+    found = states(graph)
+    trained = {node.label: found[node.id] for node in graph.of_kind("diffusion")}
+    scored = {node.label: found[node.id] for node in graph.of_kind("evaluation")}
+    named = {"waiting": "not started"}
+    return {
+        label: "done" if scored[label] == "done" else "trained" if state == "done" else named.get(state, state)
+        for label, state in trained.items()
+    }
+
+
+def _epoch_contents(shards: Path, repeat: dict[str, float]) -> EpochContents | None:
+    if not (shards / "manifest.json").is_file():
+        return None
+    manifest = Manifest.load(shards)
+    index = manifest.split("train")
+    sizes = tuple(index.sizes[index.dataset == i] for i in range(len(manifest.datasets)))
+    return EpochContents(sizes, tuple(repeat.get(name, 1.0) for name in manifest.datasets))
+
+
+def _detail(node: Node, state: str) -> str:
+    if state == "failed":
+        return failure_reason(node.folder) or ""
+    steps = {"autoencoder": node.config.autoencoder.steps, "diffusion": node.config.diffusion.steps}
+    if node.kind in steps and state == "waiting":
+        return training_progress(node.folder / "journal.jsonl", steps[node.kind])
+    return ""
+
+
