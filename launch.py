@@ -18,7 +18,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns the exit status: 0 all done, 1 something failed, 2 a mistake in the words, 128 + n on signal n."""
+    """Returns the exit status: 0 done, 1 something failed, 2 a mistake in the words, 128 + n on signal n."""
     from adit_scale.errors import AditError  # late, so that a broken install still shows the help
 
     words = _parser().parse_args(argv).words
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if strange := [word for word in words if "=" not in word and not word.startswith("~")]:
             raise AditError(
-                f"{strange[0]}: neither a verb ({', '.join(VERBS)}), which comes first, nor an override key=value"
+                f"{strange[0]}: neither a verb ({', '.join(VERBS)}; it comes first) nor an override key=value"
             )
         from launchers import study
 

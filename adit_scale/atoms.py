@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +133,7 @@ class PackedLayout:
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> PackedLayout:
-        return _to(self, device, non_blocking)
+        return replace(self, **_tensors_moved(self, device, non_blocking))
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,10 @@ class PackedBatch:
         return torch.where(self.periodic_s[:, None], torch.arccos(cosines.clamp(-1, 1)), 0.0)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> PackedBatch:
-        return _to(self, device, non_blocking)
+        layout = self.layout.to(device, non_blocking)
+        return replace(self, layout=layout, **_tensors_moved(self, device, non_blocking))
 
-    def replace(self, **changes: Tensor) -> PackedBatch:
+    def replace(self, **changes: Any) -> PackedBatch:
         return replace(self, **changes)
 
 
@@ -194,15 +195,11 @@ def _runs(sizes: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((n, count) for n, count in runs)
 
 
-_Packed = TypeVar("_Packed", PackedLayout, PackedBatch)
-
-
-def _to(value: _Packed, device: torch.device | str, non_blocking: bool) -> _Packed:
-    """The same with every tensor (and the layout) on ``device``."""
+def _tensors_moved(value: PackedLayout | PackedBatch, device: torch.device | str, non_blocking: bool) -> Any:
+    """The tensors of ``value`` by field name, on ``device``."""
     parts = {f.name: getattr(value, f.name) for f in fields(value)}
-    moved = {
+    return {
         name: part.to(device, non_blocking=non_blocking)
         for name, part in parts.items()
-        if isinstance(part, Tensor | PackedLayout)
+        if isinstance(part, Tensor)
     }
-    return replace(value, **moved)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adit_scale.data.config import DataConfig
@@ -51,7 +51,7 @@ class StudyConfig:
                 group.validate()
 
 
-def from_tree(tree: DictConfig | dict) -> StudyConfig:
+def from_tree(tree: DictConfig | ListConfig | dict) -> StudyConfig:
     """The typed settings of a composed tree.
 
     Raises ConfigError for an unknown key, a value of the wrong type or a value out of range.

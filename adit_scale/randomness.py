@@ -47,9 +47,7 @@ def stream_key(seed: int, purpose: str) -> int:
     return _signed(int.from_bytes(digest, "little"))
 
 
-def set_keys(
-    seed: int, purpose: str, epoch_s: Tensor, repetition_s: Tensor, set_index_s: Tensor
-) -> Tensor:
+def set_keys(seed: int, purpose: str, epoch_s: Tensor, repetition_s: Tensor, set_index_s: Tensor) -> Tensor:
     """One int64 key a set, ``(S,)``, from where the set stands in the run."""
     key_s = torch.full_like(set_index_s, stream_key(seed, purpose))
     for word_s in (epoch_s, repetition_s, set_index_s):
@@ -84,9 +82,7 @@ def uniform_atoms(key_s: Tensor, set_of_atom_t: Tensor, index_in_set_t: Tensor) 
     return _unit_interval(_bits(key_s[set_of_atom_t], index_in_set_t)).float()
 
 
-def normal_atoms(
-    key_s: Tensor, set_of_atom_t: Tensor, index_in_set_t: Tensor, n_features: int
-) -> Tensor:
+def normal_atoms(key_s: Tensor, set_of_atom_t: Tensor, index_in_set_t: Tensor, n_features: int) -> Tensor:
     """Float32 standard normals ``(T, n_features)``, addressed by the atom's place in its set."""
     feature_f = torch.arange(n_features, device=key_s.device)
     index_tf = index_in_set_t[:, None] * n_features + feature_f

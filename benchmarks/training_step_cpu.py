@@ -1,13 +1,13 @@
-"""Claim: on a CPU, a DiT-S training step on packed sets processes at least 1.5 times as many atoms a second as one on
-a dense padded batch of the same sets through torch.nn.MultiheadAttention.
+"""Claim: on a CPU, a DiT-S training step on packed sets is at least 1.5 times as fast as on a padded batch.
 
     python benchmarks/training_step_cpu.py --threads 2
 
-Sets are half molecules, half crystals, of sizes drawn from the histograms of real data below. Both sides train
-DiT-S in float32 with the same loss and the same AdamW; the dense model has the same parameters, the same blocks and
-modulation broadcast over a set, and attention with a padding mask and ``need_weights=False``, its faster form. They
-take turns on each batch, in alternating order, so that a busy machine slows both. Prints JSON and writes it to
-benchmarks/results/.
+Rates are real atoms a second. The baseline is a dense padded batch of the same sets through
+torch.nn.MultiheadAttention (padding mask, ``need_weights=False``). Sets are half molecules, half crystals, of
+sizes drawn from the histograms of real data below. Both sides train DiT-S in float32 from the same weights
+with the same loss and AdamW; the dense model has the same blocks, its modulation broadcast over a set. They
+take turns on each batch, in alternating order, so that a busy machine slows both. Prints JSON and writes it
+to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from adit_scale.models.dit import Denoiser, DiTBlock, FinalLayer, TimeEmbedding,
 from adit_scale.models.ladder import LADDER, denoiser_parameters, forward_flops
 from adit_scale.models.transformer import Mlp, index_embedding
 
-# Structures of 1, 2, 3, … atoms in 2,000 molecules of QM9 (mean 18.2) and in the 7,140 crystals of MP20's validation
-# split with at most three elements (mean 9.6).
-QM9_HISTOGRAM = [0, 0, 0, 0, 1, 0, 0, 0, 2, 9, 15, 29, 54, 81, 133, 212, 250, 267, 289, 223, 217, 83, 94, 11, 26,
-                 0, 4]  # fmt: skip
+# Structures of 1, 2, 3, … atoms in 2,000 molecules of QM9 (mean 18.2) and in the 7,140 crystals of MP20's
+# validation split with at most three elements (mean 9.6).
+QM9_HISTOGRAM = [
+    0, 0, 0, 0, 1, 0, 0, 0, 2, 9, 15, 29, 54, 81, 133, 212, 250, 267, 289, 223, 217, 83, 94, 11, 26, 0, 4,
+]  # fmt: skip
 MP20_HISTOGRAM = [
     0,
     171,
@@ -163,12 +164,22 @@ def dense_prediction(model: DenseDenoiser, batch: Batch) -> Tensor:
     return out_snd[~batch.padding_sn]
 
 
-def step_seconds(predict: Callable[[], Tensor], optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+class Side:
+    """One of the two that are compared: a model with its optimizer."""
+
+    def __init__(self, model: nn.Module, predict: Callable[..., Tensor]) -> None:
+        self.model = model
+        self.predict = predict
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        self.seconds: list[float] = []
+
+
+def step_seconds(side: Side, batch: Batch) -> float:
     start = time.perf_counter()
-    loss_s = flow_matching_loss(predict(), batch.x_1_td, batch.t_s, batch.layout)
+    loss_s = flow_matching_loss(side.predict(side.model, batch), batch.x_1_td, batch.t_s, batch.layout)
     loss_s.mean().backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    side.optimizer.step()
+    side.optimizer.zero_grad(set_to_none=True)
     return time.perf_counter() - start
 
 
@@ -183,17 +194,13 @@ def measure(n_sets: int, n_batches: int, rung: str) -> dict:
     batches = [Batch(rng, n_sets, config.latent) for _ in range(n_batches + 1)]
     with torch.no_grad():
         difference = packed_prediction(packed, batches[0]) - dense_prediction(dense, batches[0])
-    sides: dict[str, tuple[Callable[[Batch], Tensor], torch.optim.Optimizer]] = {
-        "packed": (lambda b: packed_prediction(packed, b), torch.optim.AdamW(packed.parameters(), lr=1e-4)),
-        "dense": (lambda b: dense_prediction(dense, b), torch.optim.AdamW(dense.parameters(), lr=1e-4)),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    sides = {"packed": Side(packed, packed_prediction), "dense": Side(dense, dense_prediction)}
     for i, batch in enumerate(batches):
-        for name in list(sides) if i % 2 else reversed(list(sides)):
-            predict, optimizer = sides[name]
-            elapsed = step_seconds(lambda b=batch, f=predict: f(b), optimizer, batch)
+        for side in list(sides.values())[:: 1 if i % 2 else -1]:
+            elapsed = step_seconds(side, batch)
             if i:  # the first batch warms up
-                seconds[name].append(elapsed)
+                side.seconds.append(elapsed)
+    seconds = {name: side.seconds for name, side in sides.items()}
     timed = batches[1:]
     n_atoms = sum(batch.layout.n_atoms for batch in timed)
     rates = {name: n_atoms / sum(values) for name, values in seconds.items()}

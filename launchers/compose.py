@@ -62,9 +62,7 @@ def compose_study(overrides: Sequence[str], configs: Path = CONFIGS) -> Study:
         tree.sweep.grid = grid
         config = _typed(tree)
         fixed = [_line(o) for o in plain if o.key_or_group not in grid]
-        points = [
-            _point(axes, config.sweep.overrides_by_size, fixed, grid) for axes in _product(grid)
-        ]
+        points = [_point(axes, config.sweep.overrides_by_size, fixed, grid) for axes in _product(grid)]
     labels = [point.label for point in points]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -133,13 +131,14 @@ def _grid(tree: DictConfig, overrides: list[Override]) -> dict[str, list[Any]]:
         if override.is_sweep_override():
             if not override.is_choice_sweep():
                 raise ConfigError(f"{_line(override)}: not a list of values; expected key=value,value,...")
-            grid[override.key_or_group] = list(override.sweep_iterator())
+            grid[str(override.key_or_group)] = list(override.sweep_iterator())
         elif override.key_or_group in grid:
-            grid[override.key_or_group] = [override.value()]
-    for axis, values in grid.items():
+            grid[str(override.key_or_group)] = [override.value()]
+    axes = {str(axis): values for axis, values in grid.items()}
+    for axis, values in axes.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"sweep.grid.{axis} is {values!r}; expected a list of values")
-    return {str(axis): values for axis, values in grid.items()}
+    return axes
 
 
 def _product(grid: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -186,7 +185,8 @@ def _no_such_choice(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if not error.options:
         return str(error).splitlines()[0]
-    return f"{group}={name}: no such choice{_suggestion(name, error.options)}; expected one of {', '.join(error.options)}"
+    known = ", ".join(error.options)
+    return f"{group}={name}: no such choice{_suggestion(name, error.options)}; expected one of {known}"
 
 
 def _bad_setting(error: ConfigCompositionException, overrides: list[str]) -> str:

@@ -56,6 +56,8 @@ class Display:
     def show(self, rows: Sequence[Row]) -> None:
         states = {row.node.id: row.state for row in rows}
         changed = [row for row in rows if self._states.get(row.node.id, "waiting") != row.state]
+        # What earlier launches finished is no news.
+        changed = [row for row in changed if row.state != "done" or row.seconds is not None]
         now_s = time.monotonic()
         if self._live is not None:
             if changed or now_s - self._shown_s >= REFRESH_S:

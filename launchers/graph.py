@@ -19,12 +19,28 @@ from adit_scale import config as settings
 from adit_scale.config import StudyConfig
 from adit_scale.data.config import DataConfig
 from adit_scale.errors import DataError
-from adit_scale.jobs.node import CONFIG, DONE, NodeFolder, failure_reason, file_digest, read_done
+from adit_scale.jobs.node import (
+    CONFIG,
+    DONE,
+    NodeFolder,
+    failure_reason,
+    file_digest,
+    is_running,
+    read_done,
+    result_digest,
+)
 from adit_scale.scaling.points import StudyPoint
 
 # Settings of a stage that say how often something is written, not what is computed.
 BOOKKEEPING = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints")
-CONVERSION = ("validation_fraction", "test_fraction", "split_salt", "block_sets", "blocks_per_shard", "max_atoms")
+CONVERSION = (
+    "validation_fraction",
+    "test_fraction",
+    "split_salt",
+    "block_sets",
+    "blocks_per_shard",
+    "max_atoms",
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in an order in which every node follows its inputs."""
+    """Nodes in an order in which every node follows its inputs; the report is the last."""
 
     study: str
     folder: Path
@@ -62,13 +78,17 @@ class Graph:
     def of_kind(self, kind: str) -> list[Node]:
         return [node for node in self.nodes if node.kind == kind]
 
+    def node_of(self, kind: str, point: str) -> Node:
+        """The node of a point, which other points of the same science may share."""
+        return self.nodes[-1].inputs[f"{kind}/{point}"]
+
 
 def study_graph(config: StudyConfig, points: Sequence[StudyPoint], folder: Path) -> Graph:
     """All nodes of a study; points that need the same shards or autoencoder share it.
 
     Reads the sources (for their digests) or the shards' manifest. Raises DataError where there are neither.
     """
-    builder = _Builder(folder, seed=config.seed)
+    builder = _Builder(folder, config)
     inputs: dict[str, Node] = {}
     for point in points:
         inputs.update(builder.point(point))
@@ -77,9 +97,8 @@ def study_graph(config: StudyConfig, points: Sequence[StudyPoint], folder: Path)
 
 
 class _Builder:
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder = folder
-        self.autoencoder_seed = seed  # points may vary the seed; they still share one autoencoder
+    def __init__(self, folder: Path, base: StudyConfig) -> None:
+        self.folder, self.base = folder, base
         self.nodes: dict[str, Node] = {}
         self.shards: dict[str, Node] = {}
 
@@ -101,14 +120,25 @@ class _Builder:
     def point(self, point: StudyPoint) -> dict[str, Node]:
         """The nodes of one point, as inputs of the report."""
         shards = self._shards(point.config)
-        config = replace(point.config, data=shards.config.data, runs=str(self.folder.parent))
-        shared = replace(config, seed=self.autoencoder_seed)
+        data = replace(shards.config.data, repeat=point.config.data.repeat)
+        config = replace(point.config, data=data, runs=str(self.folder.parent))
+        # Points may vary the seed and the mixture; they still share one autoencoder.
+        shared = replace(config, seed=self.base.seed, data=replace(data, repeat=self.base.data.repeat))
         world_size = config.parallel.world_size
         autoencoder = self.add(
-            "autoencoder", "", shared, science("autoencoder", shared), {"shards": shards}, processes=world_size
+            "autoencoder",
+            "",
+            shared,
+            science("autoencoder", shared),
+            {"shards": shards},
+            processes=world_size,
         )
         reference = self.add(
-            "reference", "", shared, science("reference", shared), {"shards": shards, "autoencoder": autoencoder}
+            "reference",
+            "",
+            shared,
+            science("reference", shared),
+            {"shards": shards, "autoencoder": autoencoder},
         )
         shape = config.model.denoiser
         diffusion = self.add(
@@ -194,23 +224,30 @@ def shards_science(data: DataConfig) -> dict[str, Any]:
 
 
 def is_done(node: Node) -> bool:
-    """Finished, with its outputs still there; a report also needs to have seen every input that is done."""
+    """Finished, with its outputs still there, from the results its inputs have now.
+
+    An input that is being made again does not undo its consumers unless its result then differs; a report is
+    done only while every input that finished is in it.
+    """
     if not (node.folder / DONE).is_file():
         return False
     record = read_done(node.folder)
     if record["id"] != node.id or not all((node.folder / output).exists() for output in record["outputs"]):
         return False
+    now = {name: result_digest(n.folder) for name, n in node.inputs.items() if (n.folder / DONE).is_file()}
     if node.optional_inputs:
-        return record["inputs"] == {name: n.id for name, n in node.inputs.items() if is_done(n)}
-    return True
+        return bool(record["inputs"] == now)
+    return all(record["inputs"].get(name) == digest for name, digest in now.items())
 
 
 def states(graph: Graph) -> dict[str, str]:
-    """State of each node from its folder alone, by id: done, failed, blocked or waiting."""
+    """State of each node from its folder alone, by id: done, running, failed, waiting or blocked by ..."""
     found: dict[str, str] = {}
     for node in graph.nodes:
         if is_done(node):
             found[node.id] = "done"
+        elif is_running(node.folder):
+            found[node.id] = "running"
         elif not node.optional_inputs and (blockers := blocked_by(node, found)):
             found[node.id] = f"blocked by {blockers[0].name}"
         elif failure_reason(node.folder) is not None:

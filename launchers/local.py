@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO
@@ -31,7 +31,9 @@ class _Job:
 
 @dataclass
 class LocalRun:
-    """Runs what is left of a graph. ``state``, by node id: waiting, running, done, failed, stopped, blocked by ...
+    """Runs what is left of a graph.
+
+    state: by node id, one of waiting, running, done, failed, stopped, "blocked by NODE".
 
     parallel: jobs at once. lock: a descriptor every job inherits (see ``study_lock``).
     on_start, on_end: told of every node that starts and ends, for example to mirror its journal.
@@ -54,7 +56,7 @@ class LocalRun:
     def run(self) -> dict[str, str]:
         """Returns the state of every node once nothing more can run, or after a stop signal."""
         for node in self.graph.nodes:
-            # A report of part of the points is out of date as soon as another point may come.
+            # Whatever an input that is made again may change is looked at when that input has ended.
             open_inputs = any(self.state[source.id] == "waiting" for source in node.inputs.values())
             self.state[node.id] = "done" if is_done(node) and not open_inputs else "waiting"
         with self._signals(), self.display:
@@ -76,7 +78,13 @@ class LocalRun:
                 self._kill_all()
             return
         self._mark_blocked()
-        ready = [node for node in self.graph.nodes if self.state[node.id] == "waiting" and self._ready(node)]
+        ready = []
+        for node in self.graph.nodes:
+            if self.state[node.id] == "waiting" and self._ready(node):
+                if is_done(node):
+                    self.state[node.id] = "done"
+                else:
+                    ready.append(node)
         for node in sorted(ready, key=lambda n: -n.cost)[: self.parallel - len(self._jobs)]:
             self._start(node)
 
@@ -138,10 +146,7 @@ class LocalRun:
         return "failed"
 
     def _rows(self) -> list[Row]:
-        return [
-            Row(node, self.state[node.id], self._seconds.get(node.id))
-            for node in self.graph.nodes
-        ]
+        return [Row(node, self.state[node.id], self._seconds.get(node.id)) for node in self.graph.nodes]
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -185,7 +190,5 @@ def exit_reason(node: Node, code: int) -> str:
 
 
 def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):  # it may just have ended by itself
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass  # it has just ended by itself

@@ -34,8 +34,8 @@ def study_lock(folder: Path) -> Iterator[int]:
             stream.seek(0)
             holder = stream.read().strip() or "another process"
             raise StudyBusy(
-                f"{folder}: this study is being run by {holder}, or by jobs it left; wait for it, stop it, or "
-                f"set another sweep.name"
+                f"{folder}: this study is being run by {holder}, or by jobs it left; wait for it, "
+                f"stop it, or set another sweep.name"
             ) from error
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}")

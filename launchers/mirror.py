@@ -1,4 +1,4 @@
-"""A study in MLflow: one parent run, every job's journal nested below it. Tracking can fail without a cost."""
+"""A study in MLflow: one parent run, every job's journal nested below it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MLFLOW_STATUS = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
 class Mirror:
-    """Begins with ``start``; nodes are added as they start; ``finish`` logs the report and ends the parent."""
+    """``start`` first, ``add`` and ``end`` with each node, ``finish`` with the report."""
 
     def __init__(self, study: Study, graph: Graph) -> None:
         # MLflow takes over a second to import: not before something is run.
@@ -24,7 +24,7 @@ class Mirror:
         self._tailer = Tailer(tracking.uri, tracking.experiment)
         self._parent = self._tailer.start_parent(
             graph.study,
-            {"adit.study": str(graph.folder), "adit.hypothesis": study.config.sweep.hypothesis},
+            {"adit.folder": str(graph.folder), "adit.hypothesis": study.config.sweep.hypothesis},
         )
         self._handles: dict[str, str] = {}
 

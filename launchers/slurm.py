@@ -22,6 +22,7 @@ from launchers.graph import Graph, Node, is_done
 
 LEDGER = "slurm_job.json"
 SIGNAL_BEFORE_LIMIT_S = 120  # USR2 this long before the time limit: a run saves its state and leaves
+LIVE = "PENDING,RUNNING,REQUEUED,SUSPENDED,COMPLETING"
 TRAINING = ("autoencoder", "diffusion")
 
 
@@ -33,7 +34,9 @@ def submit_graph(graph: Graph, launcher: LauncherConfig) -> dict[str, str]:
     refuses a job.
     """
     if shutil.which("sbatch") is None:
-        raise ConfigError("launcher=slurm: no sbatch on this machine; use launcher=local, or log in to the cluster")
+        raise ConfigError(
+            "launcher=slurm: no sbatch on this machine; use launcher=local or go to the cluster"
+        )
     ledger = {node.id: job for node in graph.nodes if (job := _recorded_job(node))}
     queued = _in_queue(ledger.values())
     jobs = {id_: job for id_, job in ledger.items() if job in queued}
@@ -105,7 +108,13 @@ def _in_queue(jobs: Iterable[str]) -> set[str]:
     if not asked:
         return set()
     found = subprocess.run(
-        ["squeue", "--noheader", "--format=%A", "--me", "--states=PENDING,RUNNING,REQUEUED,SUSPENDED,COMPLETING"],
+        [
+            "squeue",
+            "--noheader",
+            "--format=%A",
+            "--me",
+            "--states=PENDING,RUNNING,REQUEUED,SUSPENDED,COMPLETING",
+        ],
         capture_output=True,
         text=True,
         check=False,

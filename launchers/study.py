@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from adit_scale.data.manifest import Manifest
+from adit_scale.data.manifest import MANIFEST_FILE
 from adit_scale.jobs.node import LOG, failure_reason, read_done
 from adit_scale.scaling.points import (
     PLAN_HEADER,
     EpochContents,
     StudyPoint,
+    epoch_contents,
     plan_cells,
     plan_row,
     text_table,
@@ -37,13 +38,15 @@ def submit(words: Sequence[str]) -> int:
 def plan(words: Sequence[str]) -> int:
     """Print the table of points; nothing is run or written."""
     study = compose_study(words)
-    epochs: dict[str, EpochContents | None] = {}
+    epochs: dict[str, EpochContents] = {}
     found: dict[str, str] = {}
     if all(_shards_known(point) for point in study.points):
         graph = study_graph(study.config, study.points, study.folder)
-        found = _point_states(graph)
-        for point, node in zip(study.points, graph.of_kind("diffusion"), strict=False):
-            epochs[point.label] = _epoch_contents(Path(node.config.data.shards), node.config.data.repeat)
+        found = _point_states(graph, study.points)
+        for point in study.points:
+            data = graph.node_of("diffusion", point.label).config.data
+            if (Path(data.shards) / MANIFEST_FILE).is_file():
+                epochs[point.label] = epoch_contents(data)
     rows = [
         plan_row(point, epochs.get(point.label), found.get(point.label, "not started"))
         for point in study.points
@@ -105,34 +108,27 @@ def _submit_slurm(study: Study, graph: Graph) -> int:
 
 
 def _again(study: Study) -> str:
-    return " ".join(["python", "launch.py", *(f"'{o}'" if set(o) & set("[]{} ") else o for o in study.overrides)])
+    return " ".join(
+        ["python", "launch.py", *(f"'{o}'" if set(o) & set("[]{} ") else o for o in study.overrides)]
+    )
 
 
 def _shards_known(point: StudyPoint) -> bool:
     """Whether the point's data can be named now: sources to digest, or shards that stand."""
     data = point.config.data
-    return bool(data.sources) or (Path(data.shards) / "manifest.json").is_file()
+    return bool(data.sources) or (Path(data.shards) / MANIFEST_FILE).is_file()
 
 
-def _point_states(graph: Graph) -> dict[str, str]:
+def _point_states(graph: Graph, points: Sequence[StudyPoint]) -> dict[str, str]:
     """A point is as far as its evaluation; before that, as its diffusion run."""
     found = states(graph)
-    trained = {node.label: found[node.id] for node in graph.of_kind("diffusion")}
-    scored = {node.label: found[node.id] for node in graph.of_kind("evaluation")}
-    named = {"waiting": "not started"}
-    return {
-        label: "done" if scored[label] == "done" else "trained" if state == "done" else named.get(state, state)
-        for label, state in trained.items()
-    }
-
-
-def _epoch_contents(shards: Path, repeat: dict[str, float]) -> EpochContents | None:
-    if not (shards / "manifest.json").is_file():
-        return None
-    manifest = Manifest.load(shards)
-    index = manifest.split("train")
-    sizes = tuple(index.sizes[index.dataset == i] for i in range(len(manifest.datasets)))
-    return EpochContents(sizes, tuple(repeat.get(name, 1.0) for name in manifest.datasets))
+    point_states = {}
+    for point in points:
+        trained = found[graph.node_of("diffusion", point.label).id]
+        scored = found[graph.node_of("evaluation", point.label).id]
+        state = scored if scored == "done" else "trained" if trained == "done" else trained
+        point_states[point.label] = "not started" if state == "waiting" else state
+    return point_states
 
 
 def _detail(node: Node, state: str) -> str:
@@ -142,5 +138,3 @@ def _detail(node: Node, state: str) -> str:
     if node.kind in steps and state == "waiting":
         return training_progress(node.folder / "journal.jsonl", steps[node.kind])
     return ""
-
-

@@ -105,9 +105,7 @@ def _write_data_set(
     config.validate()
     _refuse_used(out, overwrite)
     sets, rejected = _sift(items, config.max_atoms)
-    if not sets:
-        reason = f"; the first was rejected: {rejected[0].reason}" if rejected else ""
-        raise DataError(f"no usable structure among {len(rejected)}{reason}")
+    _refuse_nothing(sets, rejected, sorted(sources_meta))
     datasets = sorted({s.dataset for s in sets})
     splits = _split_and_shuffle(sets, config)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +140,18 @@ def _refuse_used(out: Path, overwrite: bool) -> None:
         raise DataError(f"{out}: exists and is not a data set; choose another folder")
     if not overwrite:
         raise DataError(f"{out}: holds a data set already; choose another folder or ask to overwrite it")
+
+
+def _refuse_nothing(sets: list[AtomSet], rejected: list[Rejected], expected: list[str]) -> None:
+    """A source of which nothing is left is a mistake, not a smaller data set."""
+    found = {s.dataset for s in sets}
+    missing = [name for name in expected if name not in found]
+    if sets and not missing:
+        return
+    lost = [r for r in rejected if not missing or r.source == missing[0]]
+    where = f" in {missing[0]}" if missing else ""
+    reason = f"; the first was left out: {lost[0].reason}" if lost else ""
+    raise DataError(f"no usable structure among {len(lost)}{where}{reason}")
 
 
 def _sift(items: Iterable[AtomSet | Rejected], max_atoms: int) -> tuple[list[AtomSet], list[Rejected]]:

@@ -35,7 +35,7 @@ class GeneratedBatch:
 
 
 def draw_sizes(histogram: np.ndarray, n_samples: int, domain: int, seed: int) -> np.ndarray:
-    """Atom counts ``(n_samples,)`` drawn from the training sets' histogram (``histogram[n]`` sets of n atoms).
+    """Atom counts ``(n_samples,)`` drawn from a histogram: ``histogram[n]`` training sets of n atoms.
 
     Raises DataError for a histogram without any set.
     """

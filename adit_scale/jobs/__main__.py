@@ -10,7 +10,7 @@ from types import TracebackType
 
 from adit_scale import config as settings
 from adit_scale.errors import AditError
-from adit_scale.jobs.node import CONFIG, FAILED, NodeFolder
+from adit_scale.jobs.node import CONFIG, FAILED, NodeBusy, NodeFolder, running_lock
 
 KINDS = {
     "shards": "adit_scale.jobs.shards",
@@ -23,8 +23,17 @@ KINDS = {
 
 
 def main(folder: Path) -> None:
-    start = time.monotonic()
     node = NodeFolder.load(folder.absolute())
+    try:
+        with running_lock(node.path):
+            run(node)
+    except NodeBusy as busy:
+        sys.exit(str(busy))
+
+
+def run(node: NodeFolder) -> None:
+    """Run the node's kind; whatever ends it leaves its marker."""
+    start = time.monotonic()
     (node.path / FAILED).unlink(missing_ok=True)
 
     def record_failure(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

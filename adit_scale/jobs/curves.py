@@ -12,7 +12,7 @@ from adit_scale.atoms import CRYSTAL, MOLECULE
 from adit_scale.config import StudyConfig
 from adit_scale.evaluation.score import score_sets
 from adit_scale.jobs.sampling import draw_samples, sample_sizes
-from adit_scale.training.stages import DiffusionStage, Stage
+from adit_scale.training.stages import DenoiserModule, DiffusionStage, Stage
 
 
 def make_scorer(
@@ -32,6 +32,7 @@ def make_scorer(
     sizes = sample_sizes(config.data, sampling)
 
     def score(module: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(module, DenoiserModule)
         samples = draw_samples(module.network, stage.autoencoder, sizes, sampling)
         scores = score_sets(samples.get(MOLECULE, []), samples.get(CRYSTAL, []), config.evaluation)
         return {name: rate.value for name, rate in scores.rates.items() if rate.trials}

@@ -18,7 +18,7 @@ PROGRESS_EVERY_S = 5.0
 
 
 def run(node: NodeFolder, config: StudyConfig) -> Result:
-    """Leaves samples/*.extxyz, scores.json and the rates in DONE.json, at the step the weights were trained to."""
+    """Leaves samples/*.extxyz, scores.json, and the rates in DONE.json and in the journal."""
     device = choose_device(config.parallel)
     autoencoder = load_autoencoder(node.inputs["autoencoder"] / "weights").to(device)
     denoiser = load_denoiser(node.inputs["diffusion"] / "weights").to(device)

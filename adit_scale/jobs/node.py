@@ -6,18 +6,25 @@ study can be taken up again after anything. Markers are renamed into place: a ma
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adit_scale.errors import DataError
+from adit_scale.errors import AditError, DataError
 
+RUNNING = ".running"
 NODE, CONFIG, DONE, FAILED, LOG = "node.json", "config.yaml", "DONE.json", "FAILED.json", "log.txt"
+
+
+class NodeBusy(AditError):
+    """The node is being run by another process."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class NodeFolder:
             "id": self.id,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "wall_s": round(wall_s, 3),
-            "inputs": {name: read_done(folder)["id"] for name, folder in self.finished_inputs().items()},
+            "inputs": {name: result_digest(folder) for name, folder in self.finished_inputs().items()},
             "outputs": {self._relative(path): file_digest(path) for path in result.outputs},
             **result.values,
         }
@@ -117,10 +124,43 @@ def read_done(folder: Path) -> dict[str, Any]:
     return _read_json(folder / DONE, "the marker of a finished node")
 
 
+def result_digest(folder: Path) -> str:
+    """sha256 over the outputs of a finished node: what its consumers were made from."""
+    record = read_done(folder)
+    text = json.dumps([record["id"], record["outputs"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def failure_reason(folder: Path) -> str | None:
     """Why the node failed, or None where it did not."""
     path = folder / FAILED
     return str(_read_json(path, "the marker of a failed node")["reason"]) if path.is_file() else None
+
+
+@contextmanager
+def running_lock(folder: Path) -> Iterator[None]:
+    """Held while a node runs, so that it never runs twice at once. Raises NodeBusy.
+
+    The operating system drops it when the process ends, however it ends.
+    """
+    with (folder / RUNNING).open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise NodeBusy(f"{folder}: another process runs this node; wait for it or stop it") from error
+        yield
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process on a machine that shares the folder runs this node now."""
+    if not (folder / RUNNING).is_file():
+        return False
+    with (folder / RUNNING).open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def file_digest(path: Path) -> str:

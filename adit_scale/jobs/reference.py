@@ -1,4 +1,4 @@
-"""What a perfect model could reach: real held-out structures under the same rules, and the autoencoder's errors."""
+"""The ceiling: real held-out structures under the same rules, and the autoencoder's errors on them."""
 
 from __future__ import annotations
 

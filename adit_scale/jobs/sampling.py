@@ -1,4 +1,4 @@
-"""Sampled structures of a trained pair of networks: drawn, decoded, written. Shared by evaluation and curves."""
+"""Sampled structures of a trained pair of networks: drawn, decoded, written."""
 
 from __future__ import annotations
 

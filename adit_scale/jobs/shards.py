@@ -36,8 +36,8 @@ def _check_sources(manifest: Manifest, sources: list[Path], folder: Path) -> Non
     asked = sorted(file_digest(source) for source in sources)
     if built != asked:
         raise DataError(
-            f"{folder}: these shards were built from other files than data.sources; remove the folder, or set "
-            f"data.shards to another (empty: a folder named by the files' contents)"
+            f"{folder}: these shards were built from other files than data.sources; remove the folder, "
+            f"or set data.shards to another (empty: a folder named by the files' contents)"
         )
 
 

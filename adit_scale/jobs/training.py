@@ -1,4 +1,4 @@
-"""Autoencoder and diffusion runs: ``torchrun`` in this process, one worker a rank, then the weights' digests."""
+"""Autoencoder and diffusion runs: torchrun's agent in this process, one worker a rank."""
 
 from __future__ import annotations
 

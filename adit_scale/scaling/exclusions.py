@@ -41,8 +41,8 @@ def select_points(points: Sequence[Point]) -> Selection:
     seen: dict[tuple, str] = {}
     for point in points:
         reason = _fault(point)
-        key = (point.n_parameters, point.size, point.seed, point.atoms_seen)
-        key += (point.autoencoder_id, point.data_fingerprint)
+        run = (point.n_parameters, point.size, point.seed, point.atoms_seen)
+        key = (*run, point.autoencoder_id, point.data_fingerprint)
         if reason is None and key in seen:
             reason = f"duplicate of {seen[key]} (same size, seed, data and autoencoder)"
         if reason is None:

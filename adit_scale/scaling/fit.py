@@ -1,9 +1,11 @@
 """The scaling law of a study, with intervals that say what they hold.
 
-L(N) = E + A·N^-α over the final validation losses of runs that differ in size alone. The offset is kept only
-where the data show it: at least four sizes and a bootstrap interval of E away from zero; otherwise the result is the
-two-parameter law A·N^-α, and says so.
+L(N) = E + A·N^-α over the final validation losses of runs that differ in size alone. The offset is kept
+only where the data show it: at least four sizes and a bootstrap interval of E away from zero; otherwise
+the result is the two-parameter law A·N^-α, and says so.
 """
+
+# ruff: noqa: RUF001 (Greek letters and true minus signs in text for readers)
 
 from __future__ import annotations
 
@@ -13,11 +15,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from adit_scale.errors import DataError
 from adit_scale.scaling.exclusions import Exclusion, select_points
-from adit_scale.scaling.laws import HUBER_DELTA, Array, LawDraws, PowerLaw, fit_laws
+from adit_scale.scaling.laws import EXPONENT_BOUNDS, HUBER_DELTA, Array, LawDraws, PowerLaw, fit_laws
+from adit_scale.scaling.resampling import (
+    Interval,
+    Noise,
+    estimate_noise,
+    lack_of_fit,
+    resample,
+    student,
+    tails,
+)
 from adit_scale.scaling.study_data import Point
 
 MIN_SIZES = 3
@@ -25,30 +35,6 @@ MIN_SIZES_WITH_OFFSET = 4
 # An offset below this share of the smallest loss counts as zero.
 NEGLIGIBLE_OFFSET = 0.01
 LACK_OF_FIT_P = 0.01
-
-
-@dataclass(frozen=True)
-class Interval:
-    low: float
-    high: float
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Where a fit's intervals come from.
-
-    kind: "runs" (resampled runs of each size), "seed" (a given seed-to-seed deviation), "residual" (scatter about
-    the fitted law) or "none". sigma: standard deviation of log loss of one run. dof: degrees of freedom behind
-    sigma (inf when given). holds: the same in words.
-    """
-
-    kind: str
-    sigma: float
-    dof: float
-    holds: str
 
 
 @dataclass(frozen=True)
@@ -69,7 +55,7 @@ class LawFit:
         """Fitted loss at n (P,) and the interval of the law (not of one more run), or None, None."""
         if self.draws is None:
             return self.law(n), None, None
-        low, high = np.quantile(self.draws.predict(n), _tails(self.confidence), axis=0)
+        low, high = np.quantile(self.draws.predict(n), tails(self.confidence), axis=0)
         return self.law(n), low, high
 
     def predict(self, n: float, seed: int) -> tuple[float, Interval | None]:
@@ -79,8 +65,8 @@ class LawFit:
             return value, None
         draws = self.draws.predict(np.array([n]))[:, 0]
         rng = np.random.default_rng([seed, 1])
-        factor = np.exp(self.noise.sigma * _student(rng, self.noise.dof, len(draws)))
-        low, high = np.quantile(draws * factor, _tails(self.confidence))
+        factor = np.exp(self.noise.sigma * student(rng, self.noise.dof, len(draws)))
+        low, high = np.quantile(draws * factor, tails(self.confidence))
         return value, Interval(float(low), float(high))
 
 
@@ -103,7 +89,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the next size would cost and give: N grown by the study's last ratio, at the largest run's data."""
+    """The next size's cost and loss: N grown by the study's last ratio, the largest run's atoms."""
 
     n_parameters: float
     loss: float
@@ -113,7 +99,8 @@ class Forecast:
 
 @dataclass(frozen=True)
 class ScalingFit:
-    """fit: the law to quote. with_offset: the three-parameter fit where it was tried. identifiable: E is above zero."""
+    """fit: the law to quote. with_offset: the three-parameter fit where it was tried. identifiable: the data
+    show an E above zero. seed_noise: the deviation of log loss given by the caller, if any."""
 
     fit: LawFit
     with_offset: LawFit | None
@@ -211,21 +198,23 @@ def fit_law(
     needed = 3 if with_offset else 2
     n_sizes = len(np.unique(n))
     if n_sizes < needed:
-        raise DataError(f"{n_sizes} sizes; expected at least {needed} for the law {form!r}: add sizes to the sweep")
+        raise DataError(
+            f"{n_sizes} sizes; expected at least {needed} for the law {form!r}: add sizes to the sweep"
+        )
     if not (np.isfinite(loss).all() and (loss > 0).all()):
         raise DataError("a loss is not finite and positive; leave that run out of the fit")
     log_loss = np.log(loss)
     best = fit_laws(n, log_loss, with_offset=with_offset)
     law = best.law()
     fitted = np.log(law(n))
-    noise = _noise(n, log_loss, fitted, needed, seed_noise)
+    noise = estimate_noise(n, log_loss, fitted, needed, seed_noise)
     draws = None
     if noise.kind != "none" and bootstrap:
-        resampled = _resample(np.random.default_rng(seed), noise, n, log_loss, fitted, bootstrap)
+        resampled = resample(np.random.default_rng(seed), noise, n, log_loss, fitted, bootstrap)
         draws = fit_laws(n, resampled, with_offset=with_offset)
 
     def interval(values: Array) -> Interval:
-        low, high = np.quantile(values, _tails(confidence))
+        low, high = np.quantile(values, tails(confidence))
         return Interval(float(low), float(high))
 
     return LawFit(
@@ -258,17 +247,28 @@ def _choose_form(
         note = f"{n_sizes} sizes cannot show an offset: E is taken as 0, so α is that of this range only"
         return power, None, [note, *_quality(power, n, loss)]
     full = fit_law(n, loss, "offset", **settings)
-    if full.offset is not None and full.offset.low > NEGLIGIBLE_OFFSET * loss.min():
+    fault = _offset_fault(full, NEGLIGIBLE_OFFSET * float(loss.min()))
+    if fault is None:
         return full, full, _quality(full, n, loss)
-    if full.offset is None:
-        note = "E has no interval (no noise to resample): E is taken as 0, so α is that of this range only"
-    else:
-        assert full.exponent is not None
-        note = (
-            f"E is not identifiable (interval {full.offset.low:.3g} to {full.offset.high:.3g}): E is taken as 0, "
-            f"so α is that of this range only; with E free α is {full.exponent.low:.3g} to {full.exponent.high:.3g}"
-        )
-    return power, full, [note, *_quality(power, n, loss)]
+    return (
+        power,
+        full,
+        [f"{fault}: E is taken as 0, so α is that of this range only", *_quality(power, n, loss)],
+    )
+
+
+def _offset_fault(full: LawFit, negligible: float) -> str | None:
+    """Why the data do not show an offset, or None: E may be zero, or E and A·N^-α cannot be told apart."""
+    if full.offset is None or full.exponent is None:
+        return "E has no interval (no noise to resample)"
+    intervals = f"E {full.offset.low:.3g} to {full.offset.high:.3g}"
+    intervals += f", α {full.exponent.low:.3g} to {full.exponent.high:.3g}"
+    if full.offset.low <= negligible:
+        return f"E is not identifiable (with E free: {intervals})"
+    smallest, largest = EXPONENT_BOUNDS
+    if full.exponent.low <= 2 * smallest or full.exponent.high >= largest / 2:
+        return f"E and A·N^-α cannot be told apart (with E free: {intervals})"
+    return None
 
 
 def _quality(fit: LawFit, n: Array, loss: Array) -> list[str]:
@@ -281,78 +281,13 @@ def _quality(fit: LawFit, n: Array, loss: Array) -> list[str]:
     if fit.exponent is not None and fit.exponent.low <= 0:
         notes.append("the interval of α includes 0: no fall of loss with size beyond the noise")
     n_parameters = 3 if fit.form == "offset" else 2
-    lack = _lack_of_fit(n, np.log(loss), np.log(fit.law(n)), n_parameters)
+    lack = lack_of_fit(n, np.log(loss), np.log(fit.law(n)), n_parameters)
     if lack is not None and lack < LACK_OF_FIT_P:
         notes.append(
             f"sizes miss the law by more than their seeds differ (lack of fit, p = {lack:.1g}): "
             "the interval holds seed noise only, not the law's error"
         )
     return notes
-
-
-def _lack_of_fit(n: Array, log_loss: Array, fitted: Array, n_parameters: int) -> float | None:
-    """p-value of the F test of the law's misfit against the scatter between runs of one size."""
-    sizes, inverse, counts = np.unique(n, return_inverse=True, return_counts=True)
-    pure_dof, misfit_dof = len(n) - len(sizes), len(sizes) - n_parameters
-    if not pure_dof or misfit_dof <= 0:
-        return None
-    mean = np.bincount(inverse, log_loss) / counts
-    pure = float(((log_loss - mean[inverse]) ** 2).sum()) / pure_dof
-    misfit = float(((mean[inverse] - fitted) ** 2).sum()) / misfit_dof
-    return float(stats.f.sf(misfit / max(pure, 1e-300), misfit_dof, pure_dof))
-
-
-def _noise(n: Array, log_loss: Array, fitted: Array, n_parameters: int, seed_noise: float | None) -> Noise:
-    """The best noise the runs can show: repeated runs, else a given deviation, else scatter about the law."""
-    sizes, inverse, counts = np.unique(n, return_inverse=True, return_counts=True)
-    if counts.min() >= 2:
-        dof = len(n) - len(sizes)
-        deviation = log_loss - (np.bincount(inverse, log_loss) / counts)[inverse]
-        sigma = math.sqrt(float((deviation**2).sum()) / dof)
-        holds = (
-            f"seed-to-seed noise: deviations of {len(n)} runs from the means of their {len(sizes)} sizes, resampled "
-            f"by run and widened for {dof} degrees of freedom; not the law's own error"
-        )
-        return Noise("runs", sigma, dof, holds)
-    if seed_noise is not None:
-        holds = f"a given seed-to-seed deviation of {seed_noise:.2g} in log loss; not the law's own error"
-        return Noise("seed", seed_noise, math.inf, holds)
-    dof = len(n) - n_parameters
-    if dof < 1:
-        return Noise("none", math.nan, 0, "nothing: as many runs as parameters")
-    sigma = math.sqrt(float(((log_loss - fitted) ** 2).sum()) / dof)
-    holds = (
-        f"scatter of {len(n)} runs about the law ({dof} degrees of freedom, Student-t), taken as normal and equal "
-        "at all sizes; one run a size shows no seed noise by itself"
-    )
-    return Noise("residual", sigma, dof, holds)
-
-
-def _resample(
-    rng: np.random.Generator, noise: Noise, n: Array, log_loss: Array, fitted: Array, n_resamples: int
-) -> Array:
-    """Log losses of resampled studies, (R, P). The scale of each resample's noise is itself drawn (χ²)."""
-    shape = (n_resamples, len(n))
-    widen = _scale_factor(rng, noise.dof, n_resamples)[:, None]
-    if noise.kind != "runs":
-        return fitted + widen * noise.sigma * rng.standard_normal(shape)
-    # Whole runs are resampled: their deviations from their size's mean, pooled over sizes so that two runs a size
-    # give more than three outcomes. Deviations of m runs are too small by (m-1)/m in variance.
-    _, inverse, counts = np.unique(n, return_inverse=True, return_counts=True)
-    mean = np.bincount(inverse, log_loss) / counts
-    deviation = (log_loss - mean[inverse]) * np.sqrt(counts / (counts - 1))[inverse]
-    return fitted + widen * rng.choice(deviation, shape)
-
-
-def _scale_factor(rng: np.random.Generator, dof: float, size: int) -> Array:
-    """sqrt(ν/χ²_ν): turns normal draws of estimated deviation into Student's t; 1 when the deviation is known."""
-    if math.isinf(dof):
-        return np.ones(size)
-    return np.sqrt(dof / rng.chisquare(dof, size))
-
-
-def _student(rng: np.random.Generator, dof: float, size: int) -> Array:
-    return _scale_factor(rng, dof, size) * rng.standard_normal(size)
 
 
 def _hold_out(
@@ -376,13 +311,13 @@ def _hold_out(
         error=predicted / measured - 1.0,
         form=fit.form,
     )
-    notes = []
-    if held_out.inside is False:
-        notes.append(
-            f"{held_out.size} held out: measured {measured:.4g} lies outside the predicted interval "
-            f"{interval.low:.4g} to {interval.high:.4g}" if interval else ""
-        )
-    return held_out, notes
+    if interval is None or measured in interval:
+        return held_out, []
+    note = (
+        f"{held_out.size} held out: measured {measured:.4g} lies outside the predicted interval "
+        f"{interval.low:.4g} to {interval.high:.4g}"
+    )
+    return held_out, [note]
 
 
 def _forecast(fit: LawFit, used: Sequence[Point], seed: int) -> Forecast | None:
@@ -404,10 +339,6 @@ def _columns(points: Sequence[Point]) -> tuple[Array, Array]:
         np.array([p.n_parameters for p in points], dtype=float),
         np.array([p.final_loss for p in points], dtype=float),
     )
-
-
-def _tails(confidence: float) -> tuple[float, float]:
-    return (1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0
 
 
 def _law_json(fit: LawFit) -> dict[str, Any]:

@@ -49,7 +49,9 @@ def loss_vs_compute(points: Sequence[Point]) -> go.Figure:
     flops, best = envelope([p for p in points if p.status == "done"])
     if len(flops):
         line = {"color": "#d5d5d5", "width": 9}
-        figure.add_scatter(x=flops, y=best, mode="lines", line=line, name="envelope of minima", hoverinfo="skip")
+        figure.add_scatter(
+            x=flops, y=best, mode="lines", line=line, name="envelope of minima", hoverinfo="skip"
+        )
     colors, named = size_colors(points), set()
     losses: list[float] = []
     for point in by_size(points):
@@ -66,7 +68,8 @@ def loss_vs_compute(points: Sequence[Point]) -> go.Figure:
             name=f"{point.size}, {parameters(point.n_parameters)}",
             legendgroup=str(point.n_parameters),
             showlegend=point.n_parameters not in named,
-            hovertemplate=f"{point.label}<br>C = %{{x:.3g}} FLOPs<br>loss = %{{y:.4g}}<extra>{point.status}</extra>",
+            hovertemplate=f"{point.label}<br>C = %{{x:.3g}} FLOPs<br>loss = %{{y:.4g}}"
+            f"<extra>{point.status}</extra>",
         )
         named.add(point.n_parameters)
     figure.update_xaxes(type="log", title=COMPUTE_LABEL, exponentformat="power", dtick=1)
@@ -88,7 +91,10 @@ def loss_vs_size(points: Sequence[Point], fit: ScalingFit | None) -> go.Figure:
             reach = fit.forecast.n_parameters
             losses.append(fit.forecast.loss)
         _law(figure, fit, band_grid(shown, reach))
-    for inside, symbol, name in ((True, "circle-open", "runs"), (False, "x-thin-open", "left out of the fit")):
+    for inside, symbol, name in (
+        (True, "circle-open", "runs"),
+        (False, "x-thin-open", "left out of the fit"),
+    ):
         chosen = [p for p in shown if (p.label in used) == inside]
         if chosen:
             figure.add_scatter(
@@ -107,7 +113,8 @@ def loss_vs_size(points: Sequence[Point], fit: ScalingFit | None) -> go.Figure:
         _marked(figure, held.n_parameters, held.predicted, held.interval, "diamond", HELD_OUT_COLOR, name)
     if fit is not None and fit.forecast is not None:
         ahead = fit.forecast
-        name = f"next size, {parameters(ahead.n_parameters)}: {loss_text(ahead.loss)}, {ahead.flops_total:.2g} FLOPs"
+        name = f"next size, {parameters(ahead.n_parameters)}: {loss_text(ahead.loss)}"
+        name += f", {ahead.flops_total:.2g} FLOPs"
         _marked(figure, ahead.n_parameters, ahead.loss, ahead.interval, "square-open", GREY, name)
     _size_axis(figure, [p.n_parameters for p in shown] + [reach])
     _loss_axis(figure, losses, "final " + LOSS_LABEL)
@@ -131,7 +138,9 @@ def validity(
     for column, domain in enumerate(domains, start=1):
         names = [m for m in measured if m.split("/")[0] == domain]
         for i, name in enumerate(names):
-            _rates(figure, column, points, name, (i, len(names)), trends.get(name), reference_scores.get(name))
+            _rates(
+                figure, column, points, name, (i, len(names)), trends.get(name), reference_scores.get(name)
+            )
     _size_axis(figure, [p.n_parameters for p in points])
     figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%")
     figure.update_yaxes(title="share of samples (Wilson interval)", col=1)
@@ -152,7 +161,9 @@ def _law(figure: go.Figure, fit: ScalingFit, n: np.ndarray) -> None:
             name=f"{round(100 * fit.fit.confidence)}% band of the law",
         )
     text = law_text(fit, "N<sup>{0}</sup>")
-    figure.add_scatter(x=n, y=value, mode="lines", line={"color": FIT_COLOR, "width": 2}, name=text, hoverinfo="skip")
+    figure.add_scatter(
+        x=n, y=value, mode="lines", line={"color": FIT_COLOR, "width": 2}, name=text, hoverinfo="skip"
+    )
 
 
 def _marked(
@@ -192,7 +203,8 @@ def _rates(
         name=f"{name.split('/')[0]} {rate_label(name, trend, ceiling)}",
         legendgroup=name,
         customdata=[[p.label, *bound] for p, bound in zip(having, bounds, strict=True)],
-        hovertemplate="%{customdata[0]}<br>%{y:.1%} [%{customdata[1]:.1%}, %{customdata[2]:.1%}]<extra></extra>",
+        hovertemplate="%{customdata[0]}<br>%{y:.1%} [%{customdata[1]:.1%}, %{customdata[2]:.1%}]"
+        "<extra></extra>",
         row=1,
         col=column,
     )

@@ -1,9 +1,9 @@
 """Least Huber fits of L(N) = E + A·N^-α, for many resamples of one study at once.
 
 The objective is the sum (not the mean: tolerances of optimisers are absolute) over runs of the Huber loss of
-log L̂ − log L with δ = 1e-3, as in Hoffmann et al. 2022 (arXiv 2203.15556, appendix D.2). Starts come from variable
-projection: for each α of a grid, E and A ≥ 0 follow by non-negative least squares in closed form. Each
-resample is then refined from its best starts by damped Gauss-Newton steps with analytic derivatives,
+log L̂ − log L with δ = 1e-3, as in Hoffmann et al. 2022 (arXiv 2203.15556, appendix D.2). Starts come from
+variable projection: for each α of a grid, E and A ≥ 0 follow by non-negative least squares in closed form.
+Each resample is then refined from its best starts by damped Gauss-Newton steps with analytic derivatives,
 reweighted for the Huber loss, so no random start and no numeric gradient is involved.
 """
 
@@ -141,10 +141,8 @@ def _log_law(theta: Array, x: Array) -> Array:
     return np.logaddexp(theta[:, :1], theta[:, 1:2] - theta[:, 2:3] * x)
 
 
-def _refine(
-    theta: Array, x: Array, target: Array, with_offset: bool, delta: float
-) -> tuple[Array, Array]:
-    """Damped, reweighted Gauss-Newton on (log E, log A, α) of every row; rows that no longer move drop out."""
+def _refine(theta: Array, x: Array, target: Array, with_offset: bool, delta: float) -> tuple[Array, Array]:
+    """Damped, reweighted Gauss-Newton on (log E, log A, α) of every row, each until it no longer moves."""
     first = 0 if with_offset else 1
     floor = target.min(axis=1) + LOG_OFFSET_FLOOR
     objective = huber(_log_law(theta, x) - target, delta).sum(axis=1)

@@ -3,11 +3,14 @@
 What both the PNG and the interactive figures draw (colours, envelope, ticks, grids) is computed here.
 """
 
+# ruff: noqa: RUF001 (Greek letters and true minus signs in text for readers)
+
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -36,7 +39,7 @@ LOSS_LABEL = "validation loss (EMA weights)"
 SIZE_LABEL = "denoiser parameters N"
 N_BAND_POINTS = 120
 MATH_POWER = "$N^{{{0}}}$"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -125,11 +128,12 @@ def write_pngs(
     out: Path,
 ) -> list[Path]:
     """Write loss_vs_compute.png, loss_vs_size.png and validity_vs_size.png into ``out``."""
+    done = [p for p in points if p.status == "done"]
     with plt.rc_context(STYLE):
         figures = {
             "loss_vs_compute.png": plot_loss_vs_compute(points),
             "loss_vs_size.png": plot_loss_vs_size(points, fit),
-            "validity_vs_size.png": plot_validity(points, trends, reference_scores, metrics),
+            "validity_vs_size.png": plot_validity(done, trends, reference_scores, metrics),
         }
         paths = []
         for name, figure in figures.items():
@@ -157,11 +161,11 @@ def plot_loss_vs_compute(points: Sequence[Point]) -> Figure:
         axes.plot(x, y, color=color, lw=1.6, ls="-" if sound else ":", zorder=2)
         axes.plot(x[-1], y[-1], "o" if sound else "x", color=color, ms=5, zorder=3)
         if sound and point.n_parameters not in labelled:
-            ends.append((x[-1], y[-1], f"{parameters(point.n_parameters)} ({point.size})", color))
+            ends.append((x[-1], y[-1], parameters(point.n_parameters), color))
             labelled.add(point.n_parameters)
     _end_labels(axes, ends)
     _log_axes(axes, COMPUTE_LABEL, LOSS_LABEL)
-    axes.set_title("Loss against training compute", loc="left")
+    axes.set_title("Loss against training compute, by parameters N", loc="left")
     if any(p.status != "done" and len(finite_curve(p.curve)[0]) for p in points):
         axes.plot([], [], ":x", color=GREY, label="failed, diverged or still running")
     if len(flops):
@@ -185,13 +189,16 @@ def plot_loss_vs_size(points: Sequence[Point], fit: ScalingFit | None) -> Figure
         value, low, high = fit.fit.curve(n)
         if low is not None and high is not None:
             percent = round(100 * fit.fit.confidence)
-            axes.fill_between(n, low, high, color=FIT_COLOR, alpha=0.18, lw=0, label=f"{percent}% band of the law")
+            axes.fill_between(
+                n, low, high, color=FIT_COLOR, alpha=0.18, lw=0, label=f"{percent}% band of the law"
+            )
         axes.plot(n, value, color=FIT_COLOR, lw=1.8, label=law_text(fit, MATH_POWER))
     for inside, marker, label in ((True, "o", "runs"), (False, "x", "left out of the fit")):
         chosen = [p for p in shown if (p.label in used) == inside]
         if chosen:
-            face = {"markerfacecolor": "white", "markeredgewidth": 1.6} if inside else {}
-            axes.plot([p.n_parameters for p in chosen], [p.final_loss for p in chosen], marker, color="#222222",
+            face: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 1.6} if inside else {}
+            x, y = [p.n_parameters for p in chosen], [p.final_loss for p in chosen]
+            axes.plot(x, y, marker, color="#222222",
                       ms=7, ls="", zorder=4, label=label, **face)  # fmt: skip
     if fit is not None:
         _held_out(axes, fit)
@@ -209,10 +216,12 @@ def plot_validity(
     reference_scores: Mapping[str, Rate],
     metrics: Sequence[str],
 ) -> Figure:
-    """(c) One panel a domain: rates with their intervals against size, and the real data's own rate, dashed."""
+    """(c) One panel a domain: rates with intervals against size; dashed, the real data's own rate."""
     measured = [m for m in validity_metrics(metrics) if any(m in p.rates for p in points)]
     domains = sorted({m.split("/")[0] for m in measured}, key=lambda d: d != "molecule") or [""]
-    figure, panels = plt.subplots(1, len(domains), figsize=(5.6 * len(domains) + 0.4, 5.4), squeeze=False, sharey=True)
+    figure, panels = plt.subplots(
+        1, len(domains), figsize=(5.6 * len(domains) + 0.4, 5.4), squeeze=False, sharey=True
+    )
     for axes, domain in zip(panels[0], domains, strict=True):
         names = [m for m in measured if m.split("/")[0] == domain]
         if not names:
@@ -226,7 +235,9 @@ def plot_validity(
         axes.set_xlabel(SIZE_LABEL)
         _size_ticks(axes)
         axes.set_title(f"{domain}s", loc="left")
-        axes.plot([], [], color=GREY, lw=1.2, ls=(0, (6, 3)), label="the real data's own score (same colours)")
+        axes.plot(
+            [], [], color=GREY, lw=1.2, ls=(0, (6, 3)), label="the real data's own score (same colours)"
+        )
         axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.14), fontsize=9)
     panels[0][0].set_ylabel("share of samples (Wilson interval)")
     figure.tight_layout()
@@ -257,7 +268,9 @@ def _rate_series(
     y = np.array([p.rates[name].value for p in having])
     bounds = np.array([p.rates[name].interval for p in having]).T
     label = rate_label(name, trend, ceiling)
-    axes.errorbar(x, y, yerr=[y - bounds[0], bounds[1] - y], fmt=marker, color=color, ms=5, capsize=3, label=label)
+    axes.errorbar(
+        x, y, yerr=[y - bounds[0], bounds[1] - y], fmt=marker, color=color, ms=5, capsize=3, label=label
+    )
     sizes = sorted({p.n_parameters for p in having})
     means = [np.mean([p.rates[name].value for p in having if p.n_parameters == s]) for s in sizes]
     axes.plot(np.array(sizes) * jitter(i, n), means, color=color, lw=1, alpha=0.5)
@@ -272,8 +285,9 @@ def _held_out(axes: Axes, fit: ScalingFit) -> None:
     error = None
     if held.interval is not None:
         error = [[held.predicted - held.interval.low], [held.interval.high - held.predicted]]
-    axes.errorbar([held.n_parameters], [held.predicted], yerr=error, fmt="D", color=HELD_OUT_COLOR, ms=6, capsize=4,
-                  zorder=5, label=f"{held.size} predicted from the smaller sizes: {100 * held.error:+.1f}%")  # fmt: skip
+    label = f"{held.size} predicted from the smaller sizes: {100 * held.error:+.1f}%"
+    axes.errorbar([held.n_parameters], [held.predicted], yerr=error, fmt="D", color=HELD_OUT_COLOR, ms=6,
+                  capsize=4, zorder=5, label=label)  # fmt: skip
 
 
 def _forecast(axes: Axes, fit: ScalingFit) -> None:

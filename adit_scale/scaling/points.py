@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adit_scale.config import StudyConfig
+from adit_scale.data.config import DataConfig
+from adit_scale.data.manifest import Manifest
+from adit_scale.models.config import DenoiserConfig
 from adit_scale.models.ladder import denoiser_parameters, training_flops
 
 SIZE_AXIS = "model/denoiser"
@@ -34,7 +38,7 @@ def point_label(axes: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class EpochContents:
-    """What one epoch of training shows: set sizes ``(n,)`` of the data sets, each with its visits an epoch."""
+    """What an epoch shows: set sizes ``(n,)`` of each training data set, and its visits an epoch."""
 
     sizes: tuple[np.ndarray, ...]
     repeats: tuple[float, ...]
@@ -46,6 +50,14 @@ class EpochContents:
     @property
     def sets(self) -> float:
         return sum(r * len(s) for s, r in zip(self.sizes, self.repeats, strict=True))
+
+
+def epoch_contents(data: DataConfig) -> EpochContents:
+    """Of the shards that ``data`` names. Raises DataError where they are missing or damaged."""
+    manifest = Manifest.load(Path(data.shards))
+    index = manifest.split("train")
+    sizes = tuple(index.sizes[index.dataset == i] for i in range(len(manifest.datasets)))
+    return EpochContents(sizes, tuple(data.repeat.get(name, 1.0) for name in manifest.datasets))
 
 
 @dataclass(frozen=True)
@@ -72,12 +84,19 @@ def plan_row(point: StudyPoint, epoch: EpochContents | None, status: str) -> Pla
         epochs = atoms / epoch.atoms
         sets = epochs * epoch.sets
         flops = epochs * sum(
-            r * training_flops(shape, s, stage.self_conditioning)
+            r * _training_flops(shape, s, stage.self_conditioning)
             for s, r in zip(epoch.sizes, epoch.repeats, strict=True)
         )
     return PlanRow(
         point.label, shape.name, denoiser_parameters(shape), stage.steps, atoms, sets, epochs, flops, status
     )
+
+
+def _training_flops(shape: DenoiserConfig, sizes: np.ndarray, self_conditioning: float) -> float:
+    """Of one visit of each set: sets of one size cost the same, so each size is counted once."""
+    values, counts = np.unique(sizes, return_counts=True)
+    costs = (training_flops(shape, [int(n)], self_conditioning) for n in values)
+    return float(sum(int(c) * cost for c, cost in zip(counts, costs, strict=True)))
 
 
 PLAN_HEADER = ("point", "parameters", "steps", "atoms", "sets", "epochs", "FLOPs", "status")
@@ -88,7 +107,7 @@ def plan_cells(rows: Iterable[PlanRow]) -> list[tuple[str, ...]]:
     return [
         (
             row.label,
-            f"{row.parameters / 1e6:,.{1 if row.parameters >= 1e7 else 2}f} M",
+            f"{row.parameters / 1e3:.1f} k" if row.parameters < 1e6 else f"{row.parameters / 1e6:.1f} M",
             f"{row.steps:,}",
             _scientific(row.atoms),
             _scientific(row.sets),
@@ -100,7 +119,7 @@ def plan_cells(rows: Iterable[PlanRow]) -> list[tuple[str, ...]]:
     ]
 
 
-def text_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def text_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Columns aligned for a terminal or a log: the first and the last to the left, numbers to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
     last = len(header) - 1

@@ -1,5 +1,7 @@
 """The report of a study: one HTML file that needs no network, with PNG, CSV, JSON and text beside it."""
 
+# ruff: noqa: RUF001 (Greek letters and true minus signs in text for readers)
+
 from __future__ import annotations
 
 import json
@@ -36,8 +38,8 @@ h1{font-size:1.7rem;margin-bottom:.2rem} h2{font-size:1.2rem;margin-top:2.2rem} 
 table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums} .wide{overflow-x:auto}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left} tr.reference td{font-weight:600;border-top:2px solid #888}
-tr.bad td{color:#888} .warning{background:#fff4e0;border-left:4px solid #e69f00;padding:.3rem .8rem;margin:.4rem 0}
-li{margin:.2rem 0} .quiet{color:#666}
+tr.bad td{color:#888} li{margin:.2rem 0} .quiet{color:#666}
+.warning{background:#fff4e0;border-left:4px solid #e69f00;padding:.3rem .8rem;margin:.4rem 0}
 """
 
 
@@ -70,13 +72,15 @@ def write_report(
     *,
     seed_noise: float | None = None,
 ) -> ReportResult:
-    """Fit, draw and write report.html, three PNG, points.csv, points.json, fit.json and table.txt into ``out``.
+    """Fit, draw and write report.html, three PNG, points.csv, points.json, fit.json, table.txt into ``out``.
 
-    total_points: points the study was to have; the title line says how many of them are there. With fewer than
-    three usable sizes everything but the law is written. Raises DataError when there is no point at all.
+    total_points: points the study was to have; the title line says how many of them are there. With fewer
+    than three usable sizes everything but the law is written. Raises DataError when there is no point at all.
     """
     if not points:
-        raise DataError(f"study {config.name}: no points to report; expected at least one finished diffusion run")
+        raise DataError(
+            f"study {config.name}: no points to report; expected at least one finished diffusion run"
+        )
     out.mkdir(parents=True, exist_ok=True)
     fit, no_fit = _try_fit(points, config, seed_noise)
     done = [p for p in points if p.status == "done"]
@@ -113,7 +117,10 @@ def _try_fit(
     """The fit, or the line that says why there is none: a report of two sizes is still a report."""
     try:
         fit = fit_points(
-            points, bootstrap=config.bootstrap, hold_out_largest=config.hold_out_largest, seed_noise=seed_noise
+            points,
+            bootstrap=config.bootstrap,
+            hold_out_largest=config.hold_out_largest,
+            seed_noise=seed_noise,
         )
     except DataError as error:
         return None, str(error)
@@ -143,7 +150,8 @@ def _law_sentence(fit: ScalingFit) -> str:
     interval = fit.fit.exponent
     if interval is not None and interval.low <= 0:
         return f"final loss does not change with size beyond the noise {span} ({law_text(fit)})"
-    return f"final loss follows {law_text(fit)}, {span}"
+    condition = "" if fit.identifiable else " (E not identifiable, taken as 0)"
+    return f"final loss follows {law_text(fit)}, {span}{condition}"
 
 
 def _pooled(points: Sequence[Point], name: str, n_parameters: int) -> float:
@@ -171,12 +179,15 @@ def _html(
     plots = ""
     for i, (title, figure) in enumerate(figures.items()):
         # The plotting library goes in once, in full: the file must open without a network.
-        body = figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False})
+        body = figure.to_html(
+            full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False, "responsive": True}
+        )
         plots += f"<h2>{title}</h2>\n{body}\n"
     hypothesis = f"<p>Hypothesis: {escape(config.hypothesis)}</p>" if config.hypothesis else ""
     return "\n".join(
         [
-            f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(config.name)}</title>',
+            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
+            f"<title>{escape(config.name)}</title>",
             f"<style>{STYLE}</style></head><body>",
             f"<h1>Scaling study: {escape(config.name)}</h1>",
             f'<p class="quiet">{n_done} of {total_points} points done</p>',
@@ -189,7 +200,9 @@ def _html(
             "<h2>Rates and size</h2>",
             _list([trend_text(t) for t in result.trends.values()], "No rate was measured at two sizes."),
             "<h2>Left out of the fit</h2>",
-            _list([f"{e.label}: {e.reason}" for e in select_points(points).excluded], "No point was left out."),
+            _list(
+                [f"{e.label}: {e.reason}" for e in select_points(points).excluded], "No point was left out."
+            ),
             "<h2>Methods</h2>",
             _list(_methods(config, result.fit), ""),
             "</body></html>\n",
@@ -204,9 +217,11 @@ def _points_table(
               "final loss", *(m.replace("_", " ") for m in metrics), "status"]  # fmt: skip
     rows = []
     for p in by_size(points):
-        cells = [p.label, parameters(p.n_parameters), parameters(p.n_matrix_parameters), f"{p.atoms_seen:.3g}",
+        counts = [parameters(p.n_parameters), parameters(p.n_matrix_parameters), f"{p.atoms_seen:.3g}"]
+        rates = [rate_text(p.rates.get(m)) for m in metrics]
+        cells = [p.label, *counts,
                  f"{p.sets_seen:.3g}", f"{p.epochs:.3g}", f"{p.flops:.3g}", f"{p.flops_total:.3g}",
-                 loss_text(p.final_loss), *(rate_text(p.rates.get(m)) for m in metrics), p.status]  # fmt: skip
+                 loss_text(p.final_loss), *rates, p.status]  # fmt: skip
         rows.append(_row(cells, "" if p.status == "done" else "bad"))
     reference = [REFERENCE_ROW, *[""] * 8, *(rate_text(reference_scores.get(m)) for m in metrics), ""]
     rows.append(_row(reference, "reference"))
@@ -230,8 +245,9 @@ def _fit_section(fit: ScalingFit | None, no_fit: str) -> str:
     if fit.held_out is not None:
         held = fit.held_out
         lines.append(
-            f"Held out: {held.size} ({parameters(held.n_parameters)}) measured {loss_text(held.measured)}, predicted "
-            f"{loss_text(held.predicted)}{_bracket(held.interval)} from the smaller sizes: error {100 * held.error:+.2f}%."
+            f"Held out: {held.size} ({parameters(held.n_parameters)}) measured {loss_text(held.measured)}, "
+            f"predicted {loss_text(held.predicted)}{_bracket(held.interval)} from the smaller sizes: "
+            f"error {100 * held.error:+.2f}%."
         )
     if fit.forecast is not None:
         ahead = fit.forecast
@@ -263,17 +279,17 @@ def _methods(config: SweepConfig, fit: ScalingFit | None) -> list[str]:
     lines = [
         "N: trainable parameters of the denoiser; parameters in matrices (12·d²·depth) beside it.",
         "D: real atoms seen, repeats included.",
-        "C: 3 × the forward over real atoms, embeddings and heads included, plus self-conditioning's share of one "
-        "forward; padding and recomputation left out. C_total adds the frozen encoder's forward.",
-        "L: validation loss of the EMA weights on a fixed grid of (t, noise), at the end of each run's schedule.",
-        "Rates: over all samples drawn, with Wilson intervals; trends by logistic regression on log10 N, widened "
-        "where runs scatter by more than their samples.",
+        "C: 3 × the forward over real atoms, embeddings and heads included, plus self-conditioning's share "
+        "of one forward; padding and recomputation left out. C_total adds the frozen encoder's forward.",
+        "L: validation loss of the EMA weights on a fixed grid of (t, noise), at each run's end.",
+        "Rates: over all samples drawn, with Wilson intervals; trends by logistic regression on log10 N, "
+        "widened where runs scatter by more than their samples.",
         "The envelope of minima is drawn, never fitted: learning rates had not decayed along it.",
     ]
     if fit is not None:
         lines += [
-            f"Objective: sum of Huber(log L_fit − log L) with δ = {fit.delta:g}; starts by non-negative least squares "
-            "over a grid of α, refined with analytic derivatives.",
+            f"Objective: sum of Huber(log L_fit − log L) with δ = {fit.delta:g}; starts by non-negative "
+            "least squares over a grid of α, refined with analytic derivatives.",
             f"Runs in the fit: {len(fit.used)}, of {len({p.n_parameters for p in fit.used})} sizes; "
             f"left out by name: {len(fit.excluded)}.",
             f"Intervals: {round(100 * fit.fit.confidence)}%, {config.bootstrap} resamples, seed {fit.seed}.",

@@ -19,7 +19,7 @@ from adit_scale.tracking.journal import read_journal, series
 
 # Keys of a diffusion run's journal (kind "metrics").
 VALIDATION_LOSS_KEY = "validation/loss"
-FLOPS_KEY = "flops_cum"
+FLOPS_KEY = "validation/flops_cum"
 
 STATUSES = ("done", "failed", "diverged", "running", "missing")
 

@@ -75,8 +75,8 @@ def render_table(points: Sequence[Point], reference_scores: Mapping[str, Rate] |
 
 
 CSV_COLUMNS = (
-    "label", "size", "seed", "status", "n_parameters", "n_matrix_parameters", "atoms_seen", "sets_seen", "epochs",
-    "flops", "flops_total", "final_loss", "autoencoder_id", "data_fingerprint", "note",
+    "label", "size", "seed", "status", "n_parameters", "n_matrix_parameters", "atoms_seen", "sets_seen",
+    "epochs", "flops", "flops_total", "final_loss", "autoencoder_id", "data_fingerprint", "note",
 )  # fmt: skip
 
 
@@ -111,7 +111,10 @@ def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
     left = (0, len(header) - 1)
 
     def line(cells: list[str]) -> str:
-        padded = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
+        padded = (
+            c.ljust(w) if i in left else c.rjust(w)
+            for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+        )
         return "| " + " | ".join(padded) + " |"
 
     rule = ["-" * w if i in left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]

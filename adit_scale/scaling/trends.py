@@ -1,8 +1,9 @@
 """Does a rate rise with model size, or is the difference noise?
 
-Logistic regression of successes on log10 N: logit(rate) = a + b·log10(N), binomial likelihood. Runs of one size scatter by
-more than their samples do (seeds), so the slope's interval is widened by the Pearson dispersion where that exceeds 1
-(quasi-binomial: McCullagh and Nelder 1989, section 4.5), with Student's t for the few points behind it.
+Logistic regression of successes on log10 N: logit(rate) = a + b·log10(N), binomial likelihood. Runs of one
+size scatter by more than their samples do (seeds), so the slope's interval is widened by the Pearson
+dispersion where that exceeds 1 (quasi-binomial: McCullagh and Nelder 1989, section 4.5), with Student's t for
+the few points behind it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NEWTON_STEPS = 50
 
 @dataclass(frozen=True)
 class Trend:
-    """Change of one rate with size. slope: logit per tenfold N, with its interval; dispersion: 1 is binomial."""
+    """Change of one rate with size. slope: logit per tenfold N, low to high. dispersion: 1 is binomial."""
 
     metric: str
     slope: float

@@ -148,9 +148,12 @@ class Tailer:
             try:
                 if self._store is None:
                     self._store = MlflowStore(self.uri, self.experiment)
+                # Only what was asked before the journals are read: a run must not end before its last values.
+                with self._notes_lock:
+                    queue = list(self._queue)
                 with self._store.sole_writer():
                     written = self._mirror_all(self._store)
-                    self._apply_queue(self._store)
+                    self._apply(queue, self._store)
             except StoreUnavailable as error:
                 self._note_error(str(error))
                 return 0
@@ -273,13 +276,11 @@ class Tailer:
         with self._notes_lock:
             return sorted(self._runs.values(), key=lambda run: run.journal is not None)
 
-    def _apply_queue(self, store: MlflowStore) -> None:
-        """Operations in order; those of runs that do not exist yet, or that fail, stay for later."""
-        with self._notes_lock:
-            queue = list(self._queue)
+    def _apply(self, queue: list[_Operation], store: MlflowStore) -> None:
+        """Do these in order; those of runs that are not there or not up to date, or that fail, wait."""
         for operation in queue:
-            run_id = self.run_id(operation.handle)
-            if run_id is None:
+            run, run_id = self._runs.get(operation.handle), self.run_id(operation.handle)
+            if run_id is None or (run is not None and run.error):
                 continue
             try:
                 operation.apply(store, run_id)

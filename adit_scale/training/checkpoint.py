@@ -111,8 +111,8 @@ class Checkpoint:
         state = _read_json(folder / STATE_FILE)
         if state.get("format_version") != FORMAT_VERSION:
             raise CheckpointError(
-                f"{folder / STATE_FILE}: format version {state.get('format_version')}, expected {FORMAT_VERSION}; "
-                "resume with the version of adit_scale that wrote it"
+                f"{folder / STATE_FILE}: format version {state.get('format_version')}, expected "
+                f"{FORMAT_VERSION}; resume with the version of adit_scale that wrote it"
             )
         self.state = TrainState(**state)
         self._files = [
@@ -146,7 +146,7 @@ class Checkpoint:
         if self.state.fingerprint != fingerprint:
             raise CheckpointError(
                 f"{self.folder}: trained on data set {self.state.fingerprint[:16]}, but the shards given are "
-                f"{fingerprint[:16]}; resume needs the same data (check data.shards or start a new run folder)"
+                f"{fingerprint[:16]}; resume needs the same data (check data.shards, or use a new run folder)"
             )
 
     def read(self, parameter: str, start: int, length: int, key: str) -> Tensor:
@@ -175,9 +175,8 @@ class Checkpoint:
         if world_size == self.state.world_size:
             return of(self._files[rank])
         saved = [of(file) for file in self._files]
-        names = saved[0].keys()
-        zero_unless_first = 1.0 if rank == 0 else 0.0
-        return {name: sum(s[name] for s in saved) * zero_unless_first for name in names}
+        totals = {name: torch.stack([s[name] for s in saved]).sum(0) for name in saved[0]}
+        return totals if rank == 0 else {name: torch.zeros_like(total) for name, total in totals.items()}
 
 
 def open_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -248,4 +247,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-

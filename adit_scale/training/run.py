@@ -101,13 +101,17 @@ def _free_port() -> str:
 def _check_world_size(parallel: ParallelConfig) -> None:
     if dist.get_world_size() != parallel.world_size:
         raise ConfigError(
-            f"parallel.world_size is {parallel.world_size}, but {dist.get_world_size()} processes were started; "
-            "expected the same number"
+            f"parallel.world_size is {parallel.world_size}, but {dist.get_world_size()} processes were "
+            "started; expected the same number"
         )
 
 
 def _build_stage(
-    kind: str, config: StudyConfig, datasets: list[str], autoencoder_weights: Path | None, device: torch.device
+    kind: str,
+    config: StudyConfig,
+    datasets: list[str],
+    autoencoder_weights: Path | None,
+    device: torch.device,
 ) -> Stage:
     torch.manual_seed(config.seed)  # initial weights; every other draw is counter-based
     if kind == "autoencoder":

@@ -9,9 +9,9 @@ Shapes: T atoms, S sets, D latent features.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -59,27 +59,33 @@ class StepTotals:
 Sums = dict[str, tuple[Tensor, Tensor]]
 
 
-class Stage(Protocol):
-    """What the trainer asks of a stage."""
+class Stage(ABC):
+    """What the trainer asks of a stage. ``module`` wraps the network that is trained."""
 
-    module: nn.Module
     name: str
     config: AutoencoderStageConfig | DiffusionStageConfig
+    model_config: AutoencoderConfig | DenoiserConfig
+    module: AutoencoderModule | DenoiserModule
 
+    @abstractmethod
     def loss(self, forward: Callable, batch: PackedBatch, totals: StepTotals) -> tuple[Tensor, Sums]:
         """This batch's part of the step's loss, and what to report of it."""
 
+    @abstractmethod
     def validation_sums(self, module: nn.Module, batch: PackedBatch) -> Sums:
         """Sums over a held-out batch under the weights of ``module``."""
 
+    @abstractmethod
     def validation_values(self, means: dict[str, float]) -> dict[str, float]:
         """What is journaled of the summed validation: one number called loss, and its parts."""
 
+    @abstractmethod
     def flops(self, sizes: np.ndarray) -> tuple[float, float]:
         """(C, C_total) of a training step over sets of these atom counts (docs/method.md)."""
 
     def exported(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters under the names of the bare network."""
+        """Parameters of ``module`` under the names of the bare network."""
+        return {name.removeprefix("network."): value for name, value in state.items()}
 
 
 def _keys(batch: PackedBatch, seed: int, purpose: str) -> Tensor:
@@ -92,7 +98,7 @@ def _atom_normals(batch: PackedBatch, seed: int, purpose: str, n_features: int) 
     return randomness.normal_atoms(keys, layout.set_of_atom_t, layout.index_in_set_t, n_features)
 
 
-# -- stage 1 ---------------------------------------------------------------------------------------------------
+# -- stage 1 ------------------------------------------------------------------------------------------
 
 
 class AutoencoderModule(nn.Module):
@@ -110,10 +116,15 @@ class AutoencoderModule(nn.Module):
         return autoencoder_loss_terms(decoded, posterior, target)
 
 
-class AutoencoderStage:
+class AutoencoderStage(Stage):
     name = "autoencoder"
+    config: AutoencoderStageConfig
+    model_config: AutoencoderConfig
+    module: AutoencoderModule
 
-    def __init__(self, model: AutoencoderConfig, config: AutoencoderStageConfig, seed: int, datasets: list[str]):
+    def __init__(
+        self, model: AutoencoderConfig, config: AutoencoderStageConfig, seed: int, datasets: list[str]
+    ):
         self.config, self.seed, self.datasets = config, seed, datasets
         self.model_config = model
         self.module = AutoencoderModule(model)
@@ -170,9 +181,6 @@ class AutoencoderStage:
         flops = 3 * ladder.autoencoder_flops(self.model_config, sizes.tolist())
         return flops, flops
 
-    def exported(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name.removeprefix("network."): value for name, value in state.items()}
-
     def _sums(self, terms: dict[str, Tensor], batch: PackedBatch) -> Sums:
         """Each unweighted term over the sets it applies to."""
         layout = batch.layout
@@ -191,7 +199,7 @@ class AutoencoderStage:
         return sums
 
 
-# -- stage 2 ---------------------------------------------------------------------------------------------------
+# -- stage 2 ------------------------------------------------------------------------------------------
 
 
 class DenoiserModule(nn.Module):
@@ -210,7 +218,7 @@ class DenoiserModule(nn.Module):
         layout: PackedLayout,
         self_condition: bool,
     ) -> Tensor:
-        """The predicted x_1 ``(T, D)``; with ``self_condition`` given a first prediction, without gradient."""
+        """The predicted x_1 ``(T, D)``; ``self_condition`` gives it a first prediction, without gradient."""
         first_td = None
         if self_condition:
             with torch.no_grad():
@@ -218,8 +226,11 @@ class DenoiserModule(nn.Module):
         return self.network(x_t_td, first_td, t_s, domain_s, spacegroup_s, layout)
 
 
-class DiffusionStage:
+class DiffusionStage(Stage):
     name = "diffusion"
+    config: DiffusionStageConfig
+    model_config: DenoiserConfig
+    module: DenoiserModule
 
     def __init__(
         self,
@@ -299,9 +310,6 @@ class DiffusionStage:
         sizes = sizes.tolist()
         flops = ladder.training_flops(self.model_config, sizes, self.config.self_conditioning)
         return flops, flops + ladder.encoder_flops(self.autoencoder.config, sizes)
-
-    def exported(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name.removeprefix("network."): value for name, value in state.items()}
 
     def _sums(self, loss_s: Tensor, t_s: Tensor, batch: PackedBatch) -> Sums:
         """Loss by data set and by time bin."""

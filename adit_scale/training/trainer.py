@@ -75,7 +75,10 @@ class Trainer:
 
     def fit(self) -> bool:
         """Train to the last step. Returns False if asked to stop before it; the run is then on disk."""
-        with StopRequest() as stop, Progress(self.settings.steps, self.stage.name, self.rank == 0) as progress:
+        with (
+            StopRequest() as stop,
+            Progress(self.settings.steps, self.stage.name, self.rank == 0) as progress,
+        ):
             while self.state.step < self.settings.steps:
                 self.train_step(self.loader.step(self.state.step))
                 step, last = self.state.step, self.state.step == self.settings.steps
@@ -129,8 +132,8 @@ class Trainer:
             self.journal.log_event("skipped_step", self.state.step, {"gradient_norm": gradient_norm})
         if self.state.skipped_in_a_row > self.settings.max_skipped_in_a_row:
             raise TrainingError(
-                f"{self.folder}: {self.state.skipped_in_a_row} steps in a row up to step {self.state.step} had "
-                f"non-finite gradients (more than {self.stage.name}.max_skipped_in_a_row="
+                f"{self.folder}: {self.state.skipped_in_a_row} steps in a row up to step {self.state.step} "
+                f"had non-finite gradients (more than {self.stage.name}.max_skipped_in_a_row="
                 f"{self.settings.max_skipped_in_a_row}); lower {self.stage.name}.optim.lr or look at the data"
             )
 

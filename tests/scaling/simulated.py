@@ -10,7 +10,13 @@ import numpy as np
 from adit_scale.evaluation.statistics import Rate
 from adit_scale.scaling.study_data import LossCurve, Point
 
-SIZES = {"dit_32": 87_000, "dit_64": 410_000, "dit_128": 1_650_000, "dit_192": 4_200_000, "dit_256": 9_800_000}
+SIZES = {
+    "dit_32": 87_000,
+    "dit_64": 410_000,
+    "dit_128": 1_650_000,
+    "dit_192": 4_200_000,
+    "dit_256": 9_800_000,
+}
 
 
 def simulated_points(
@@ -27,7 +33,14 @@ def simulated_points(
     """One point a size and seed: L = offset + scale·N^-exponent, times exp(noise·normal)."""
     rng = np.random.default_rng(rng_seed)
     return [
-        _point(name, n, seed, (offset + scale * n**-exponent) * math.exp(noise * rng.standard_normal()), atoms, rng)
+        _point(
+            name,
+            n,
+            seed,
+            (offset + scale * n**-exponent) * math.exp(noise * rng.standard_normal()),
+            atoms,
+            rng,
+        )
         for name, n in (sizes or SIZES).items()
         for seed in seeds
     ]

@@ -1,7 +1,7 @@
 """Small training runs in processes of their own, as torchrun starts them.
 
-``python -m tests.training.runs FOLDER...`` (under torchrun) trains the runs prepared in the given folders, one
-after the other: each holds a config.yaml and a kind.txt.
+``python -m tests.training.runs FOLDER...`` (under torchrun) trains the runs prepared in the given folders,
+one after the other: each holds a config.yaml and a kind.txt.
 """
 
 from __future__ import annotations
@@ -78,7 +78,14 @@ def prepare(folder: Path, config: StudyConfig, kind: str) -> Path:
 
 
 def torchrun_command(folders: list[Path], world_size: int, autoencoder: Path | None = None) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(world_size),
+    ]
     weights = ["--autoencoder", str(autoencoder)] if autoencoder else []
     return [*launcher, "-m", "tests.training.runs", *weights, *map(str, folders)]
 

@@ -18,6 +18,7 @@ from adit_scale.data.demo.prototypes import Candidate, Prototype
 
 DATASET = "demo_crystals"
 PROTOTYPES = (*IONIC_PROTOTYPES, *METALLIC_PROTOTYPES)
+METALLIC_SHARE = 5  # one in so many: alloys of metals alone pass tests of composition unseen
 SYMMETRY_TOLERANCE_ANGSTROM = 0.01
 MIN_DISTANCE_ANGSTROM = 1.5
 DENSITY_RANGE_G_PER_CM3 = (0.9, 23.0)
@@ -32,16 +33,18 @@ PRIMITIVE = {
 
 
 def generate_crystals(count: int) -> Iterator[AtomSet]:
-    """Up to ``count`` crystals, shared out evenly over the prototypes as far as each has compositions.
+    """Up to ``count`` crystals, a fifth of them metallic, shared out evenly over the prototypes of a kind.
 
     Which compositions of a prototype are taken goes by the hash of their id. Atoms are in the order of the
     prototype's roles.
     """
-    pools = {p.name: sensible_candidates(p) for p in PROTOTYPES}
-    quotas = share_out(count, {name: len(pool) for name, pool in pools.items()})
-    for prototype in PROTOTYPES:
-        for name, candidate in pools[prototype.name][: quotas[prototype.name]]:
-            yield build(prototype, candidate, name)
+    n_metallic = count // METALLIC_SHARE
+    for prototypes, n in ((IONIC_PROTOTYPES, count - n_metallic), (METALLIC_PROTOTYPES, n_metallic)):
+        pools = {p.name: sensible_candidates(p) for p in prototypes}
+        quotas = share_out(n, {name: len(pool) for name, pool in pools.items()})
+        for prototype in prototypes:
+            for name, candidate in pools[prototype.name][: quotas[prototype.name]]:
+                yield build(prototype, candidate, name)
 
 
 def sensible_candidates(prototype: Prototype) -> list[tuple[str, Candidate]]:

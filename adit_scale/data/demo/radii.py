@@ -8,24 +8,20 @@ twelve neighbours; for the elements that make no close-packed metal a value used
 
 from __future__ import annotations
 
+# Mostly elements of one common charge: with the many charges of Mn or Mo nearly every composition is
+# neutral in some way, and a test of neutrality would tell little.
 CATIONS: dict[int, dict[str, float]] = {
     1: {"Li": 0.76, "Na": 1.02, "K": 1.38, "Rb": 1.52, "Cs": 1.67, "Cu": 0.77, "Ag": 1.15},
     2: {
-        "Be": 0.45, "Mg": 0.72, "Ca": 1.00, "Sr": 1.18, "Ba": 1.35, "Mn": 0.83, "Fe": 0.78, "Co": 0.745,
-        "Ni": 0.69, "Cu": 0.73, "Zn": 0.74, "Cd": 0.95, "Pb": 1.19, "Eu": 1.17,
+        "Be": 0.45, "Mg": 0.72, "Ca": 1.00, "Sr": 1.18, "Ba": 1.35, "Fe": 0.78, "Co": 0.745, "Ni": 0.69,
+        "Zn": 0.74, "Cd": 0.95, "Pb": 1.19,
     },
     3: {
-        "Al": 0.535, "Ga": 0.62, "In": 0.80, "Sc": 0.745, "Y": 0.90, "La": 1.032, "Ti": 0.67, "V": 0.64,
-        "Cr": 0.615, "Mn": 0.645, "Fe": 0.645, "Co": 0.61, "Rh": 0.665, "Bi": 1.03, "Ce": 1.01, "Nd": 0.983,
-        "Eu": 0.947, "Gd": 0.938, "Er": 0.89, "Yb": 0.868, "Lu": 0.861,
+        "Al": 0.535, "Ga": 0.62, "In": 0.80, "Sc": 0.745, "Y": 0.90, "La": 1.032, "Fe": 0.645, "Bi": 1.03,
+        "Ce": 1.01, "Nd": 0.983, "Gd": 0.938, "Er": 0.89, "Lu": 0.861,
     },
-    4: {
-        "Si": 0.40, "Ge": 0.53, "Sn": 0.69, "Pb": 0.775, "Ti": 0.605, "Zr": 0.72, "Hf": 0.71, "V": 0.58,
-        "Mn": 0.53, "Mo": 0.65, "W": 0.66, "Ru": 0.62, "Ir": 0.625, "Pt": 0.625, "Pd": 0.615, "Te": 0.97,
-        "Ce": 0.87,
-    },
-    5: {"V": 0.54, "Nb": 0.64, "Ta": 0.64, "Sb": 0.60},
-    6: {"Mo": 0.59, "W": 0.60, "Te": 0.56},
+    4: {"Si": 0.40, "Ge": 0.53, "Sn": 0.69, "Ti": 0.605, "Zr": 0.72, "Hf": 0.71, "Ce": 0.87},
+    5: {"Nb": 0.64, "Ta": 0.64},
 }  # fmt: skip
 
 ANIONS: dict[int, dict[str, float]] = {

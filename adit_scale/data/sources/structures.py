@@ -89,7 +89,7 @@ def _check(atom_set: AtomSet) -> None:
 
 def atomic_number(symbol: str) -> int:
     """Atomic number of an element symbol or of digits. Raises UnusableStructure for anything else."""
-    number = int(symbol) if symbol.isdecimal() else ATOMIC_NUMBERS.get(symbol)
+    number = int(symbol) if symbol.isdecimal() and len(symbol) <= 3 else ATOMIC_NUMBERS.get(symbol)
     if number is None:
         raise UnusableStructure(f"unknown element {symbol!r}")
     return number
