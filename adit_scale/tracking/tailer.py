@@ -162,8 +162,9 @@ class Tailer:
 
     @property
     def pending(self) -> bool:
-        """Whether the last poll left something behind that an existing journal or the queue holds."""
-        return bool(self.uri) and bool(self.last_error or self.failures() or self._queue)
+        """Whether the last poll left something to do; a job that never wrote a journal leaves nothing."""
+        waiting = (self.run_id(operation.handle) for operation in list(self._queue))
+        return bool(self.uri) and (bool(self.last_error or self.failures()) or any(waiting))
 
     def failures(self) -> list[str]:
         """One line a run that could not be mirrored at the last poll."""

@@ -16,7 +16,7 @@ from launchers.local import LocalRun
 
 # What a job does, by the first word of FOLDER/todo.txt; every run is counted in runs.txt.
 JOB = """
-import signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from adit_scale.errors import AditError
 from adit_scale.jobs.node import NodeFolder, Result
@@ -30,11 +30,11 @@ if todo == "fail":
     print("some talk")
     sys.exit("the disk of the moon is full")
 if todo == "kill":
-    import os
     os.kill(os.getpid(), signal.SIGKILL)
 if todo == "wait":
     signal.signal(signal.SIGTERM, lambda *_: (print("saved"), sys.exit(75)))
-    (node.path / "ready.txt").touch()
+    (node.path / "pid.part").write_text(str(os.getpid()))
+    (node.path / "pid.part").rename(node.path / "pid.txt")
     time.sleep(60)
 time.sleep(0.1)
 (node.path / "out.txt").write_text(node.label)

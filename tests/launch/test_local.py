@@ -148,7 +148,7 @@ def start_launcher(root: Path) -> subprocess.Popen:
         [sys.executable, "-c", LAUNCHER, str(root)], cwd=REPO, stdout=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 20
-    while not (root / "test-left" / "ready.txt").exists():
+    while not (root / "test-left" / "pid.txt").exists():
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
@@ -174,8 +174,7 @@ def test_a_killed_launcher_leaves_the_lock_to_its_job(tmp_path):
     process.communicate(timeout=20)
     with pytest.raises(StudyBusy, match="or by jobs it left"), study_lock(tmp_path):
         pass
-    job = subprocess.run(["pgrep", "-f", str(tmp_path / "test-left")], capture_output=True, text=True)
-    os.kill(int(job.stdout.split()[0]), signal.SIGTERM)
+    os.kill(int((tmp_path / "test-left" / "pid.txt").read_text()), signal.SIGTERM)
     deadline = time.monotonic() + 20
     while True:
         try:

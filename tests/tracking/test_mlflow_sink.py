@@ -246,6 +246,13 @@ def test_a_run_folder_made_anew_is_a_new_run(uri, experiment, client, tmp_path):
     assert history(client, runs[1]) == expected(range(3))
 
 
+def test_a_job_that_never_wrote_a_journal_leaves_nothing_to_do(uri, experiment, client, tmp_path):
+    tailer = Tailer(uri, experiment)
+    tailer.finish(tailer.add(tmp_path / "failed_at_start", "run"), "FAILED")
+    assert tailer.stop() is True
+    assert client.search_runs([client.get_experiment_by_name(experiment).experiment_id]) == []
+
+
 def test_study_results_are_written_once(uri, experiment, client, tmp_path):
     (tmp_path / "law.html").write_text("<html></html>")
     results = {"alpha": 0.34, "held_out_error": float("nan")}
