@@ -78,9 +78,20 @@ class Graph:
     def of_kind(self, kind: str) -> list[Node]:
         return [node for node in self.nodes if node.kind == kind]
 
+    def beside(self, node: Node) -> list[Node]:
+        """The nodes that may run at the same time: neither before this one nor after it."""
+        before = _ancestors(node)
+        return [
+            n for n in self.nodes if n.id not in before and n.id != node.id and node.id not in _ancestors(n)
+        ]
+
     def node_of(self, kind: str, point: str) -> Node:
         """The node of a point, which other points of the same science may share."""
         return self.nodes[-1].inputs[f"{kind}/{point}"]
+
+
+def _ancestors(node: Node) -> set[str]:
+    return {id_ for source in node.inputs.values() for id_ in (source.id, *_ancestors(source))}
 
 
 def study_graph(config: StudyConfig, points: Sequence[StudyPoint], folder: Path) -> Graph:

@@ -122,7 +122,7 @@ class LocalRun:
 
     def _at_once(self, node: Node) -> int:
         """How many jobs like this one may share the machine."""
-        return min(self.parallel, len(self.graph.of_kind(node.kind)))
+        return min(self.parallel, 1 + len(self.graph.beside(node)))
 
     def _reap(self) -> None:
         for job in list(self._jobs):

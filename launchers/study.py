@@ -135,6 +135,6 @@ def _detail(node: Node, state: str) -> str:
     if state == "failed":
         return failure_reason(node.folder) or ""
     steps = {"autoencoder": node.config.autoencoder.steps, "diffusion": node.config.diffusion.steps}
-    if node.kind in steps and state == "waiting":
+    if node.kind in steps and state in ("waiting", "running"):
         return training_progress(node.folder / "journal.jsonl", steps[node.kind])
     return ""

@@ -1,4 +1,4 @@
-"""Shared fixtures. Tests on real data run where a folder of it stands beside the checkout or is named by ADIT_SHARED."""
+"""Shared fixtures. Tests on real data run where ../shared holds it or ADIT_SHARED names its folder."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from adit_scale.errors import ConfigError
 class DataConfig:
     """Which structures, how they are split, how often each data set is seen.
 
-    shards: folder of shards with a manifest.json. With ``sources`` it is built there when missing.
+    shards: folder of shards with a manifest.json. With ``sources`` it is built there when missing; empty then
+        means shards/<name>-<id of the files' contents and of how they are converted>.
     sources: raw files (extended xyz, CDVAE csv; .gz allowed). Empty: the shards must exist already.
     repeat: visits an epoch by data set name; 1 where a name is missing.
     max_atoms: larger structures are rejected at conversion, with a line in rejected.jsonl; 0 keeps all.

@@ -125,7 +125,7 @@ def test_missing_sources_and_shards_are_named(tmp_path):
     with pytest.raises(DataError, match=r"data.sources: /nowhere/a.xyz: no such file"):
         study_graph(study.config, study.points, study.folder)
     study = compose_study([f"data.shards={tmp_path}/none"])
-    with pytest.raises(DataError, match="no such file; build the shards or set data.shards"):
+    with pytest.raises(DataError, match=r"no such file; build the shards or set data.shards"):
         study_graph(study.config, study.points, study.folder)
 
 
@@ -139,3 +139,11 @@ def test_settings_are_frozen_in_the_nodes_folder(shards, tmp_path):
     record = json.loads((diffusion.folder / "node.json").read_text())
     assert record["id"] == diffusion.id
     assert record["inputs"]["autoencoder"] == str(graph.of_kind("autoencoder")[0].folder)
+
+
+def test_what_may_run_at_once(shards):
+    graph = graph_of(shards)
+    names = {node.name: {n.name for n in graph.beside(node)} for node in graph.nodes}
+    assert names["autoencoder"] == names["report"] == set()
+    assert names["diffusion dit_32"] == {"reference", "diffusion dit_64", "evaluation dit_64"}
+    assert names["reference"] == {f"{kind} dit_{n}" for kind in ("diffusion", "evaluation") for n in (32, 64)}

@@ -13,9 +13,8 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 def launch(*words: str, cwd: Path = REPO) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(REPO / "launch.py"), *words], cwd=cwd, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(REPO / "launch.py"), *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def test_help_is_quick_and_complete():

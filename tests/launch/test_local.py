@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def test_at_most_parallel_jobs_at_once_and_the_longest_first(tmp_path):
     ]
     assert spans == sorted(spans, reverse=True)
     ordered = sorted(spans)
-    assert all(end <= begin for (_, end), (begin, _) in zip(ordered, ordered[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(ordered))
 
 
 def test_a_changed_input_file_is_named(tmp_path):
@@ -124,9 +125,9 @@ def test_threads_share_the_cores(tmp_path):
 
 
 def test_the_second_launcher_gets_one_line(tmp_path):
-    with study_lock(tmp_path), pytest.raises(StudyBusy, match=f"is being run by process {os.getpid()}"):
-        with study_lock(tmp_path):
-            pass
+    expected = f"is being run by process {os.getpid()}"
+    with study_lock(tmp_path), pytest.raises(StudyBusy, match=expected), study_lock(tmp_path):
+        pass
     with study_lock(tmp_path):  # free again
         pass
 

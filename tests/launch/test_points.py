@@ -10,7 +10,8 @@ from launchers.compose import compose_study
 
 
 def test_plan_row_by_hand():
-    point = compose_study(["model/denoiser=dit_64", "diffusion.steps=10", "diffusion.atom_budget=300"]).points[0]
+    words = ["model/denoiser=dit_64", "diffusion.steps=10", "diffusion.atom_budget=300"]
+    point = compose_study(words).points[0]
     # 3 sets of 2 atoms twice an epoch, 4 sets of 12 atoms half as often: 12 + 24 atoms, 6 + 2 sets an epoch.
     epoch = EpochContents((np.array([2, 2, 2]), np.array([12, 12, 12, 12])), (2.0, 0.5))
     row = plan_row(point, epoch, "done")

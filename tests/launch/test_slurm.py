@@ -25,7 +25,8 @@ def test_dependencies_follow_the_graph(tmp_path):
     launcher = LauncherConfig(kind="slurm", partition="gpu", account="lab", time_min=60, mem_gib=16)
     jobs = {top.id: "11", left.id: "12"}
     options = sbatch_options(left, {top.id: "11"}, launcher)
-    assert {"--dependency=afterok:11", "--kill-on-invalid-dep=yes", "--partition=gpu", "--account=lab"} <= options
+    assert {"--dependency=afterok:11", "--kill-on-invalid-dep=yes"} <= options
+    assert {"--partition=gpu", "--account=lab"} <= options
     assert {"--time=60", "--mem=16G", "--nodes=1", "--signal=USR2@120"} <= options
     report_options = sbatch_options(report, jobs, launcher)
     assert {"--dependency=afterany:12", "--kill-on-invalid-dep=no"} <= report_options
