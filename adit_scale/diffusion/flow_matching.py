@@ -1,6 +1,6 @@
 """Flow matching from noise (t = 0) to clean latents (t = 1), with draws that belong to their set.
 
-DESIGN table 5; Lipman et al., arXiv 2210.02747. Every ``key_s`` is from ``randomness.set_keys``.
+docs/method.md; Lipman et al., arXiv 2210.02747. Every ``key_s`` is from ``randomness.set_keys``.
 """
 
 from __future__ import annotations

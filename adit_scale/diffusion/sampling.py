@@ -1,6 +1,6 @@
 """Sampling: Euler steps along the learned flow, with self-conditioning and classifier-free guidance.
 
-DESIGN table 5; guidance: Ho and Salimans, arXiv 2207.12598; self-conditioning: Chen et al., arXiv 2208.04202.
+docs/method.md; guidance: Ho and Salimans, arXiv 2207.12598; self-conditioning: Chen et al., arXiv 2208.04202.
 """
 
 from __future__ import annotations

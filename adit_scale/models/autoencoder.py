@@ -1,4 +1,4 @@
-"""Stage 1: the Transformer VAE that maps molecules and crystals to one latent space (DESIGN table 5).
+"""Stage 1: the Transformer VAE that maps molecules and crystals to one latent space (docs/method.md).
 
 Shapes: ``_t`` atoms, ``_s`` sets, ``_d`` features. Lengths in angstrom, angles in radians.
 """
@@ -144,7 +144,7 @@ def autoencoder_loss_terms(decoded: Decoded, posterior: Posterior, target: Packe
     Zero where a term does not apply: lengths (per cube root of the atom count), angles (radians) and
     fractional coordinates are for crystals, positions (nm, both sides centred) for molecules, none for the
     masked tail.
-    ``normalised_loss`` turns these into the loss of DESIGN table 5.
+    ``normalised_loss`` turns these into the loss of docs/method.md.
     """
     layout = target.layout
     crystal_s = layout.real_s & (target.domain_s == CRYSTAL)

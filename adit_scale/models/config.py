@@ -9,7 +9,7 @@ from adit_scale.errors import ConfigError
 
 @dataclass
 class AutoencoderConfig:
-    """The VAE of DESIGN table 5; defaults are the paper's."""
+    """The VAE of docs/method.md; defaults are the paper's."""
 
     width: int = 512
     encoder_depth: int = 8

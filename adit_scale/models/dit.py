@@ -1,4 +1,4 @@
-"""Stage 2: the diffusion transformer on packed latents (DESIGN table 5; Peebles and Xie, arXiv 2212.09748).
+"""Stage 2: the diffusion transformer on packed latents (docs/method.md; Peebles and Xie, arXiv 2212.09748).
 
 Shapes: ``_t`` atoms, ``_s`` sets, ``_d`` features.
 """

@@ -1,6 +1,6 @@
 """The sizes of a scaling study, with exact parameter counts and FLOPs. No torch: the planner reads this file.
 
-FLOPs count matrix products only, as ``2 m n k`` (DESIGN section 8); a multiply and an add are two.
+FLOPs count matrix products only, as ``2 m n k`` (docs/method.md); a multiply and an add are two.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def mean_sets(x_td: Tensor, layout: PackedLayout) -> Tensor:
 
 
 def index_embedding(layout: PackedLayout, width: int, dtype: torch.dtype) -> Tensor:
-    """Sines and cosines of an atom's place in its set, ``(T, width)`` (DESIGN table 5).
+    """Sines and cosines of an atom's place in its set, ``(T, width)`` (docs/method.md).
 
     Feature k < width/2 has the angle ``index * pi / 2048^(2k/width)``; sines come first, then cosines.
     """

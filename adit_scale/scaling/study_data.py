@@ -41,7 +41,7 @@ class Point:
     """One diffusion run of a study: what it was, what it cost, what it reached.
 
     n_parameters: N, trainable parameters of the denoiser. n_matrix_parameters: 12·d²·depth.
-    atoms_seen: D, real atoms with repeats. flops: C of DESIGN §8. flops_total: C and the frozen encoder.
+    atoms_seen: D, real atoms with repeats. flops: C of docs/method.md. flops_total: C and the frozen encoder.
     final_loss: EMA validation loss on the fixed (t, noise) grid; NaN where there is none.
     autoencoder_id, data_fingerprint: losses compare only where both agree.
     status: one of STATUSES. note: why a point has no result, in a few words.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from adit_scale.errors import ConfigError
 
 SCHEDULES = ("constant", "cosine", "wsd")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass
@@ -61,7 +61,7 @@ class StageConfig:
 
 @dataclass
 class LossWeights:
-    """Weights of the autoencoder's loss terms (DESIGN table 5)."""
+    """Weights of the autoencoder's loss terms (docs/method.md)."""
 
     atom_type: float = 1.0
     lengths: float = 1.0
@@ -92,8 +92,9 @@ class DiffusionStageConfig(StageConfig):
 
 @dataclass
 class ParallelConfig:
-    """How a run is spread over processes. No setting here changes what is computed, only where.
+    """How a run is spread over processes: no setting here changes what is computed but in its last digits.
 
+    precision: of matrix products; ``auto`` takes bf16 where the device multiplies it faster, else fp32.
     micro_batch_atoms: capacity of a micro-batch on one device.
     threads: CPU threads a process; 0 divides the machine's cores among the processes.
     """

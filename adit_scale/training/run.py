@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ def train(
     should be started again. Raises AditError for anything a user can cure.
     """
     device = choose_device(config.parallel)
+    config = replace(config, parallel=resolve_precision(config.parallel, device))
     # DeepSpeed picks its accelerator when it is imported, so the import has to wait for choose_device.
     from adit_scale.training.trainer import Trainer
 
@@ -81,6 +83,19 @@ def choose_device(parallel: ParallelConfig) -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
+
+
+def resolve_precision(parallel: ParallelConfig, device: torch.device) -> ParallelConfig:
+    """``precision: auto`` made definite: bf16 on CUDA and on processors with bf16 products, else fp32."""
+    if parallel.precision != "auto":
+        return parallel
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        found = torch.cpu.get_capabilities()
+        fast = bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    # bf16 needs a stage that keeps fp32 master weights.
+    return replace(parallel, precision="bf16" if fast and parallel.zero_stage else "fp32")
 
 
 def init_process_group(device: torch.device) -> None:
