@@ -19,7 +19,7 @@ VERBS = {
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 something failed, 2 a mistake in the words, 128 + n on signal n."""
-    from adit_scale.errors import AditError  # late, so that a broken install still shows the help
+    from adit_scale.errors import AditError, one_line  # late, so that a broken install still shows the help
 
     words = _parser().parse_args(argv).words
     verb = words.pop(0) if words and words[0] in VERBS else "submit"
@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
         from launchers import study
 
         return getattr(study, verb)(words)
-    except AditError as error:
-        print(f"launch.py: {error}", file=sys.stderr)
+    except (AditError, OSError) as error:
+        print(f"launch.py: {one_line(error)}", file=sys.stderr)
         return 2
 
 

@@ -7,16 +7,17 @@ No heavy imports.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+import math
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from adit_scale.data.config import DataConfig
 from adit_scale.diffusion.config import SamplingConfig
-from adit_scale.errors import ConfigError
+from adit_scale.errors import ConfigError, check_range
 from adit_scale.evaluation.config import EvaluationConfig
 from adit_scale.models.config import ModelConfig
 from adit_scale.scaling.config import SweepConfig
@@ -45,6 +46,9 @@ class StudyConfig:
     launcher: dict[str, Any] = field(default_factory=dict)
 
     def validate(self) -> None:
+        check_range("seed", self.seed, 0)
+        if not self.runs:
+            raise ConfigError("runs is empty; expected a folder")
         for f in fields(self):
             group = getattr(self, f.name)
             if is_dataclass(group) and hasattr(group, "validate"):
@@ -62,8 +66,17 @@ def from_tree(tree: DictConfig | ListConfig | dict) -> StudyConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from error
     assert isinstance(config, StudyConfig)
+    _check_finite(asdict(config))
     config.validate()
     return config
+
+
+def _check_finite(tree: dict[str, Any], above: str = "") -> None:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            _check_finite(value, f"{above}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{above}{key} is {value}; expected a finite number")
 
 
 def save(config: StudyConfig, path: Path) -> None:
@@ -82,4 +95,7 @@ def _one_line(error: OmegaConfBaseException) -> str:
     """OmegaConf's first line, with the full key, without its type dump."""
     message = str(error).strip().splitlines()[0]
     key = getattr(error, "full_key", None)
+    if isinstance(error, ConfigKeyError) and key and is_dataclass(error.object_type):
+        known = ", ".join(f.name for f in fields(error.object_type))
+        return f"{key}: no such setting; expected one of {known}"
     return f"{key}: {message}" if key and key not in message else message

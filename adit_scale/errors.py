@@ -4,6 +4,8 @@ Every message names what was got (file, block or key), what was expected, and wh
 Broken internal invariants are plain assertions instead.
 """
 
+import math
+
 
 class AditError(ValueError):
     """Base of all user-facing errors."""
@@ -23,3 +25,17 @@ class CheckpointError(AditError):
 
 class TrainingError(AditError):
     """Training cannot go on (for example: too many non-finite steps in a row)."""
+
+
+def one_line(error: AditError | OSError) -> str:
+    """What a command line prints: our own line, or ``file: reason`` of a system call that failed."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def check_range(key: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raises ConfigError unless ``low <= value <= high``; ``key`` is the setting's full name."""
+    if not low <= value <= high:  # also where it is not a number
+        expected = f"at least {low}" if high == math.inf else f"{low} to {high}"
+        raise ConfigError(f"{key} is {value}; expected {expected}")

@@ -2,19 +2,18 @@
 
     python benchmarks/fit_coverage.py [--studies 500] [--bootstrap 400]
 
-"naive" is the same resampling without the correction for the few degrees of freedom behind the noise, the
-baseline of the last column.
+The baseline is the same resampling without the correction for the few degrees of freedom behind the noise.
+Prints JSON and writes it to benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import sys
 import time
-from datetime import datetime, timezone
+from pathlib import Path
 
 import numpy as np
+from record import RESULTS, record, row, write
 
 from adit_scale.scaling import resampling
 from adit_scale.scaling.fit import fit_law
@@ -55,11 +54,9 @@ def main() -> None:
     )
     parser.add_argument("--studies", type=int, default=500)
     parser.add_argument("--bootstrap", type=int, default=400)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result")
     arguments = parser.parse_args()
-    print(f"# {' '.join(['python', *sys.argv])}")
-    print(f"# {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {platform.machine()}, numpy {np.__version__}")
-    print("| sizes | seeds | law | noise | coverage | median width | naive coverage | ratio | s a fit |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    rows = []
     corrected = resampling.scale_factor
     for study in STUDIES:
         start = time.perf_counter()
@@ -69,11 +66,10 @@ def main() -> None:
         naive, _ = coverage(study, arguments.studies, arguments.bootstrap)
         resampling.scale_factor = corrected
         sizes, seeds, form, _, sigma = study
-        print(
-            f"| {sizes} | {seeds} | {form} | {sigma} | {share:.3f} | {width:.4f} | {naive:.3f} "
-            f"| {share / naive:.2f} | {seconds:.3f} |",
-            flush=True,
-        )
+        what = f"coverage at 95%: {sizes} sizes, {seeds} seed{'s' * (seeds > 1)}, {form} law, noise {sigma}"
+        more = {"median_width": width, "seconds_a_fit": seconds}
+        rows.append(row(what, share, "uncorrected bootstrap", naive, "", **more))
+    write("fit_coverage", record("fit_coverage", ["numpy", "scipy"], rows), arguments.out)
 
 
 if __name__ == "__main__":

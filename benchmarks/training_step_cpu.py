@@ -2,30 +2,28 @@
 
     python benchmarks/training_step_cpu.py --threads 2
 
-Rates are real atoms a second. The baseline is a dense padded batch of the same sets through
-torch.nn.MultiheadAttention (padding mask, ``need_weights=False``). Sets are half molecules, half crystals, of
-sizes drawn from the histograms of real data below. Both sides train DiT-S in float32 from the same weights
-with the same loss and AdamW; the dense model has the same blocks, its modulation broadcast over a set. They
-take turns on each batch, in alternating order, so that a busy machine slows both. Prints JSON and writes it
-to benchmarks/results/.
+Rates are real atoms a second, medians over batches. The baseline is a dense padded batch of the same sets
+through torch.nn.MultiheadAttention (padding mask, ``need_weights=False``). Sets are half molecules, half
+crystals, of sizes drawn from the histograms of real data below. Both sides train DiT-S in float32 from the
+same weights with the same loss and AdamW; the dense model has the same blocks, its modulation broadcast over
+a set. After a warm-up they take turns on each batch, in rotating order, so that a busy machine slows both.
+Where the processor multiplies bfloat16, the packed step is timed in it too, with float32 master weights.
+Prints JSON and writes it to benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import shlex
+import copy
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from record import RESULTS, record, row, write
 from torch import Tensor, nn
 
 from adit_scale.atoms import CRYSTAL, MOLECULE, PackedLayout
@@ -61,7 +59,7 @@ MP20_HISTOGRAM = [
     64,
     380,
 ]
-RESULTS = Path(__file__).parent / "results"
+WARM_UP = 2
 
 
 class DenseBlock(nn.Module):
@@ -142,10 +140,12 @@ class Batch:
             rng.standard_normal((2, self.layout.n_atoms, latent))
         ).float()
         self.padding_sn = torch.arange(int(self.sizes.max())) >= torch.from_numpy(self.sizes)[:, None]
+        self.real_sn = ~self.padding_sn
+        self.x_t_snd = self.padded(self.x_t_td)
 
     def padded(self, x_td: Tensor) -> Tensor:
         out_snd = x_td.new_zeros(*self.padding_sn.shape, x_td.shape[-1])
-        out_snd[~self.padding_sn] = x_td
+        out_snd[self.real_sn] = x_td
         return out_snd
 
 
@@ -160,30 +160,45 @@ def packed_prediction(model: Denoiser, batch: Batch) -> Tensor:
 
 
 def dense_prediction(model: DenseDenoiser, batch: Batch) -> Tensor:
-    out_snd = model(batch.padded(batch.x_t_td), batch.t_s, batch.domain_s, batch.padding_sn)
-    return out_snd[~batch.padding_sn]
+    out_snd = model(batch.x_t_snd, batch.t_s, batch.domain_s, batch.padding_sn)
+    return out_snd[batch.real_sn]
 
 
 class Side:
-    """One of the two that are compared: a model with its optimizer."""
+    """One of those that are compared: a model with its optimizer, and the seconds of its steps."""
 
-    def __init__(self, model: nn.Module, predict: Callable[..., Tensor]) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, predict: Callable[..., Tensor], dtype: torch.dtype) -> None:
         self.predict = predict
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        masters = [p.detach().clone().requires_grad_() for p in model.parameters()]
+        self.model = model.to(dtype)
+        # In bfloat16 the optimizer works on float32 master weights; in float32 on the weights themselves.
+        self.masters = masters if dtype != torch.float32 else list(model.parameters())
+        self.optimizer = torch.optim.AdamW(self.masters, lr=1e-4)
         self.seconds: list[float] = []
 
+    def step(self, batch: Batch) -> float:
+        """Seconds of one training step."""
+        start = time.perf_counter()
+        prediction = self.predict(self.model, batch)
+        flow_matching_loss(prediction, batch.x_1_td, batch.t_s, batch.layout).mean().backward()
+        apart = [(m, p) for m, p in zip(self.masters, self.model.parameters(), strict=True) if m is not p]
+        for master, p in apart:
+            master.grad = None if p.grad is None else p.grad.float()
+        self.optimizer.step()
+        with torch.no_grad():
+            for master, p in apart:
+                p.copy_(master)
+        self.model.zero_grad(set_to_none=True)
+        return time.perf_counter() - start
 
-def step_seconds(side: Side, batch: Batch) -> float:
-    start = time.perf_counter()
-    loss_s = flow_matching_loss(side.predict(side.model, batch), batch.x_1_td, batch.t_s, batch.layout)
-    loss_s.mean().backward()
-    side.optimizer.step()
-    side.optimizer.zero_grad(set_to_none=True)
-    return time.perf_counter() - start
+
+def multiplies_bf16() -> bool:
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def measure(n_sets: int, n_batches: int, rung: str) -> dict:
+    """Rows for the table and what else there is to know of the run."""
     config = LADDER[rung]
     torch.manual_seed(0)
     packed = Denoiser(config)
@@ -191,21 +206,32 @@ def measure(n_sets: int, n_batches: int, rung: str) -> dict:
     dense = DenseDenoiser(config.width, config.depth, config.heads, config.mlp_ratio, config.latent)
     with_weights_of(packed, dense)
     rng = np.random.default_rng(0)
-    batches = [Batch(rng, n_sets, config.latent) for _ in range(n_batches + 1)]
+    batches = [Batch(rng, n_sets, config.latent) for _ in range(n_batches + WARM_UP)]
     with torch.no_grad():
         difference = packed_prediction(packed, batches[0]) - dense_prediction(dense, batches[0])
-    sides = {"packed": Side(packed, packed_prediction), "dense": Side(dense, dense_prediction)}
+    sides = {"dense": Side(dense, dense_prediction, torch.float32)}
+    if multiplies_bf16():
+        sides["bf16"] = Side(copy.deepcopy(packed), packed_prediction, torch.bfloat16)
+    sides["packed"] = Side(packed, packed_prediction, torch.float32)
+    names = list(sides)
     for i, batch in enumerate(batches):
-        for side in list(sides.values())[:: 1 if i % 2 else -1]:
-            elapsed = step_seconds(side, batch)
-            if i:  # the first batch warms up
+        for k in range(len(names)):
+            side = sides[names[(i + k) % len(names)]]
+            elapsed = side.step(batch)
+            if i >= WARM_UP:
                 side.seconds.append(elapsed)
-    seconds = {name: side.seconds for name, side in sides.items()}
-    timed = batches[1:]
+    timed = batches[WARM_UP:]
+    rates = {
+        name: [b.layout.n_atoms / s for b, s in zip(timed, side.seconds, strict=True)]
+        for name, side in sides.items()
+    }
+    rows = [compare(f"{rung} step, packed, fp32", rates["packed"], "dense padded, fp32", rates["dense"])]
+    if "bf16" in rates:
+        rows.append(compare(f"{rung} step, packed, bf16", rates["bf16"], "packed, fp32", rates["packed"]))
     n_atoms = sum(batch.layout.n_atoms for batch in timed)
-    rates = {name: n_atoms / sum(values) for name, values in seconds.items()}
     flops = 3 * sum(forward_flops(config, batch.sizes) for batch in timed)
     return {
+        "rows": rows,
         "model": rung,
         "parameters": denoiser_parameters(config),
         "sets_a_batch": n_sets,
@@ -213,45 +239,30 @@ def measure(n_sets: int, n_batches: int, rung: str) -> dict:
         "atoms_a_batch": n_atoms / n_batches,
         "atoms_over_padded_places": n_atoms / sum(batch.padding_sn.numel() for batch in timed),
         "largest_output_difference": float(difference.abs().max()),
-        "packed_atoms_per_s": rates["packed"],
-        "dense_padded_atoms_per_s": rates["dense"],
-        "ratio": rates["packed"] / rates["dense"],
-        "ratio_median_over_batches": statistics.median(
-            d / p for d, p in zip(seconds["dense"], seconds["packed"], strict=True)
-        ),
-        "packed_gflops_per_s": flops / sum(seconds["packed"]) / 1e9,
+        "packed_gflops_per_s": flops / sum(sides["packed"].seconds) / 1e9,
     }
 
 
-def processor() -> str:
-    """The processor's name, where the system tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+def compare(what: str, rates: list[float], baseline: str, baseline_rates: list[float]) -> dict:
+    """Medians over batches, and how far the ratio of a single batch goes to either side."""
+    each = [a / b for a, b in zip(rates, baseline_rates, strict=True)]
+    medians = statistics.median(rates), statistics.median(baseline_rates)
+    return row(what, medians[0], baseline, medians[1], "atoms/s", ratio_range=[min(each), max(each)])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sets", type=int, default=96, help="sets a batch")
     parser.add_argument("--batches", type=int, default=8, help="timed batches")
     parser.add_argument("--rung", default="dit_s", choices=LADDER)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    result = {
-        "benchmark": "training_step_cpu",
-        "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {"processor": processor(), "threads": args.threads, "system": platform.platform()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        **measure(args.sets, args.batches, args.rung),
-    }
-    text = json.dumps(result, indent=2)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"training_step_cpu-{args.rung}.json").write_text(text + "\n")
+    measured = measure(args.sets, args.batches, args.rung)
+    result = record("training_step_cpu", ["torch"], measured.pop("rows"))
+    result["machine"]["threads"] = args.threads
+    write(f"training_step_cpu-{args.rung}", result | measured, args.out)
 
 
 if __name__ == "__main__":

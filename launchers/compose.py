@@ -94,12 +94,20 @@ def _hydra(configs: Path) -> Iterator[None]:
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
     try:
-        return OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
     except OverrideParseException as error:
         raise ConfigError(
             f"{error.override}: not an override ({str(error).splitlines()[0]}); expected key=value, "
             f"in quotes where the shell would eat brackets"
         ) from error
+    known = choices()
+    for override in parsed:
+        group = override.key_or_group
+        if not group:
+            raise ConfigError(f"{_line(override)}: not an override; expected key=value")
+        if group in known and isinstance(override.value(), int | float):
+            raise ConfigError(f"{_line(override)}: no such choice; expected one of {', '.join(known[group])}")
+    return parsed
 
 
 def _line(override: Override) -> str:

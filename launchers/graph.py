@@ -30,6 +30,7 @@ from adit_scale.jobs.node import (
     result_digest,
 )
 from adit_scale.scaling.points import StudyPoint
+from adit_scale.tracking.config import without_credentials
 
 # Settings of a stage that say how often something is written, not what is computed.
 BOOKKEEPING = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints")
@@ -229,6 +230,11 @@ def shards_science(data: DataConfig) -> dict[str, Any]:
                 raise DataError(f"data.sources: {source}: no such file; expected extended xyz or a csv")
             digests.append([source.name, file_digest(source)])
         return {"sources": digests, "conversion": {key: getattr(data, key) for key in CONVERSION}}
+    if not data.shards:
+        raise DataError(
+            "data.sources is empty; expected files such as 'data.sources=[a.extxyz.gz,b.csv.gz]', "
+            "or data.shards=FOLDER of shards that stand"
+        )
     from adit_scale.data.shards import Manifest
 
     return {"fingerprint": Manifest.load(Path(data.shards)).fingerprint}
@@ -283,6 +289,8 @@ def freeze(nodes: Iterable[Node], study: str) -> None:
     """Write what each node is to do into its folder; from here on, edited configs change nothing."""
     for node in nodes:
         node.folder.mkdir(parents=True, exist_ok=True)
-        settings.save(node.config, node.folder / CONFIG)
+        tracking = node.config.tracking  # the launcher alone writes to the store: no job needs a password
+        public = replace(tracking, uri=without_credentials(tracking.uri))
+        settings.save(replace(node.config, tracking=public), node.folder / CONFIG)
         inputs = {name: source.folder for name, source in node.inputs.items()}
         NodeFolder(node.folder, node.kind, node.id, node.label, study, inputs, node.optional_inputs).save()

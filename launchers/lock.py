@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from adit_scale.errors import AditError
+from adit_scale.errors import AditError, ConfigError
 
 
 class StudyBusy(AditError):
@@ -19,15 +19,22 @@ class StudyBusy(AditError):
 
 @contextmanager
 def study_lock(folder: Path) -> Iterator[int]:
-    """Hold ``folder``'s lock; yields its file descriptor. Raises StudyBusy where another process holds it.
+    """Hold ``folder``'s lock; yields its file descriptor. Raises StudyBusy where another process holds it,
+    ConfigError where the folder cannot be written.
 
     The operating system drops the lock with the last process that has the descriptor open, so a killed
     launcher leaves no stale lock behind. Jobs inherit it: while one of a killed launcher's jobs still runs,
     the study stays locked and no node can run twice.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "launch.lock"
-    with path.open("a+") as stream:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written ({error.strerror}); set runs to a folder that can"
+        ) from error
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

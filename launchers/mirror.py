@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adit_scale.jobs.node import read_done
+from adit_scale.tracking.config import without_credentials
 from launchers.compose import Study
 from launchers.graph import Graph, Node
 
@@ -68,4 +69,4 @@ def dashboard_hint(uri: str) -> str:
         return "tracking is off (tracking=none); the journals and the report are in the study's folder"
     if uri.startswith("sqlite:///"):
         return "dashboard: run `make dashboard`, then open http://localhost:5000"
-    return f"dashboard: {uri}"
+    return f"dashboard: {without_credentials(uri)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from adit_scale.scaling.points import (
     plan_row,
     text_table,
 )
+from adit_scale.tracking.config import without_credentials
 from launchers.compose import Study, compose_study
 from launchers.display import Display, training_progress
 from launchers.graph import Graph, Node, freeze, is_done, states, study_graph
@@ -103,14 +105,12 @@ def _submit_slurm(study: Study, graph: Graph) -> int:
     jobs = submit_graph(graph, study.launcher)
     for node in graph.nodes:
         print(f"{node.name}: " + (f"job {jobs[node.id]}" if node.id in jobs else "done"))
-    print(f"watch with squeue and `python launch.py status {' '.join(study.overrides)}`".rstrip())
+    print(f"watch with squeue and `{_again(study).replace('launch.py', 'launch.py status', 1)}`")
     return 0
 
 
 def _again(study: Study) -> str:
-    return " ".join(
-        ["python", "launch.py", *(f"'{o}'" if set(o) & set("[]{} ") else o for o in study.overrides)]
-    )
+    return without_credentials(shlex.join(["python", "launch.py", *study.overrides]))
 
 
 def _shards_known(point: StudyPoint) -> bool:

@@ -1,4 +1,4 @@
-"""Shared fixtures. Tests on real data run where ../shared holds it or ADIT_SHARED names its folder."""
+"""Shared fixtures. Tests on real data use the folder ADIT_SHARED, else `shared` beside the checkout."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from adit_scale.data.build import REJECTED_FILE, build
 from adit_scale.data.config import DataConfig
 from adit_scale.data.manifest import Manifest
 from adit_scale.data.shards import verify
-from adit_scale.errors import AditError
+from adit_scale.errors import AditError, one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,8 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
             manifest = verify(options.folder)
             print(f"{options.folder}: every block is as it was written")
             _print_table(manifest)
-    except AditError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (AditError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -104,13 +104,12 @@ def _write_data_set(
 ) -> Manifest:
     config.validate()
     _refuse_used(out, overwrite)
-    sets, rejected = _sift(items, config.max_atoms)
-    _refuse_nothing(sets, rejected, sorted(sources_meta))
-    datasets = sorted({s.dataset for s in sets})
-    splits = _split_and_shuffle(sets, config)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    temporary = _temporary_folder(out)  # before the reading, which may take minutes
     try:
+        sets, rejected = _sift(items, config.max_atoms)
+        _refuse_nothing(sets, rejected, sources_meta)
+        datasets = sorted({s.dataset for s in sets})
+        splits = _split_and_shuffle(sets, config)
         written = {
             split: write_shards(
                 temporary, split, splits[split], datasets, config.block_sets, config.blocks_per_shard
@@ -133,6 +132,17 @@ def _write_data_set(
     return manifest
 
 
+def _temporary_folder(out: Path) -> Path:
+    """A new folder beside ``out``. Raises DataError where it cannot be made."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise DataError(
+            f"{out.parent}: cannot be written ({error.strerror}); choose another folder for the shards"
+        ) from error
+
+
 def _refuse_used(out: Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -142,16 +152,18 @@ def _refuse_used(out: Path, overwrite: bool) -> None:
         raise DataError(f"{out}: holds a data set already; choose another folder or ask to overwrite it")
 
 
-def _refuse_nothing(sets: list[AtomSet], rejected: list[Rejected], expected: list[str]) -> None:
+def _refuse_nothing(
+    sets: list[AtomSet], rejected: list[Rejected], sources_meta: dict[str, dict[str, str]]
+) -> None:
     """A source of which nothing is left is a mistake, not a smaller data set."""
     found = {s.dataset for s in sets}
-    missing = [name for name in expected if name not in found]
+    missing = [name for name in sorted(sources_meta) if name not in found]
     if sets and not missing:
         return
     lost = [r for r in rejected if not missing or r.source == missing[0]]
-    where = f" in {missing[0]}" if missing else ""
-    reason = f"; the first was left out: {lost[0].reason}" if lost else ""
-    raise DataError(f"no usable structure among {len(lost)}{where}{reason}")
+    where = f" in {sources_meta[missing[0]].get('source', missing[0])}" if missing else ""
+    reason = f"the first was left out: {lost[0].reason}" if lost else "expected at least one"
+    raise DataError(f"no usable structure among {len(lost)}{where}; {reason}")
 
 
 def _sift(items: Iterable[AtomSet | Rejected], max_atoms: int) -> tuple[list[AtomSet], list[Rejected]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from adit_scale.errors import ConfigError
+from adit_scale.errors import ConfigError, check_range
 
 
 @dataclass
@@ -37,5 +37,7 @@ class DataConfig:
         for name, r in self.repeat.items():
             if not 0 <= r <= 1e6:
                 raise ConfigError(f"data.repeat.{name} is {r}; expected 0 to 1e6 visits an epoch")
-        if self.block_sets < 1 or self.blocks_per_shard < 1:
-            raise ConfigError("data.block_sets and data.blocks_per_shard must be at least 1")
+        for key, low in (("block_sets", 1), ("blocks_per_shard", 1), ("max_atoms", 0)):
+            check_range(f"data.{key}", getattr(self, key), low)
+        if not self.name or "/" in self.name:
+            raise ConfigError(f"data.name is {self.name!r}; expected part of a folder's name, without /")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adit_scale.errors import ConfigError
+from adit_scale.errors import check_range
 
 
 @dataclass
@@ -19,9 +19,5 @@ class SamplingConfig:
     batch_atoms: int = 4096
 
     def validate(self) -> None:
-        if self.steps < 2:
-            raise ConfigError(f"sampling.steps is {self.steps}; expected at least 2")
-        if self.crystals < 0 or self.molecules < 0:
-            raise ConfigError("sampling.crystals and sampling.molecules must not be negative")
-        if self.batch_atoms < 1:
-            raise ConfigError(f"sampling.batch_atoms is {self.batch_atoms}; expected at least 1")
+        for key, low in (("steps", 2), ("crystals", 0), ("molecules", 0), ("seed", 0), ("batch_atoms", 1)):
+            check_range(f"sampling.{key}", getattr(self, key), low)

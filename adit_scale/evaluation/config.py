@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adit_scale.errors import ConfigError
+from adit_scale.errors import ConfigError, check_range
 
 OXIDATION_LISTS = ("smact14", "icsd24", "pymatgen_sp")
 
@@ -28,5 +28,6 @@ class EvaluationConfig:
                 f"evaluation.oxidation_states is {self.oxidation_states!r}; "
                 f"expected one of {', '.join(OXIDATION_LISTS)}"
             )
+        check_range("evaluation.reference_sets", self.reference_sets, 1)
         if not 0.5 < self.confidence < 1:
             raise ConfigError(f"evaluation.confidence is {self.confidence}; expected 0.5 to 1")

@@ -23,7 +23,10 @@ KINDS = {
 
 
 def main(folder: Path) -> None:
-    node = NodeFolder.load(folder.absolute())
+    try:
+        node = NodeFolder.load(folder.absolute())
+    except AditError as error:
+        sys.exit(str(error))
     try:
         with running_lock(node.path):
             run(node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from adit_scale.errors import ConfigError
+from adit_scale.errors import ConfigError, check_range
 
 
 @dataclass
@@ -19,6 +19,8 @@ class AutoencoderConfig:
     latent: int = 8
 
     def validate(self) -> None:
+        for key in ("width", "encoder_depth", "decoder_depth", "heads", "feedforward", "latent"):
+            check_range(f"model.autoencoder.{key}", getattr(self, key), 1)
         if self.width % self.heads or self.width % 2:
             raise ConfigError(
                 f"model.autoencoder.width is {self.width}; expected an even multiple of heads ({self.heads})"
@@ -38,6 +40,8 @@ class DenoiserConfig:
     spacegroup_conditioning: bool = False
 
     def validate(self) -> None:
+        for key in ("width", "depth", "heads", "mlp_ratio", "latent"):
+            check_range(f"model.denoiser.{key}", getattr(self, key), 1)
         if self.width % self.heads or self.width % 2:
             raise ConfigError(
                 f"model.denoiser.width is {self.width}; expected an even multiple of heads ({self.heads})"

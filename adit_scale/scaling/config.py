@@ -24,6 +24,8 @@ class SweepConfig:
     hold_out_largest: bool = True
 
     def validate(self) -> None:
+        if self.name in ("", ".", "..") or "/" in self.name:
+            raise ConfigError(f"sweep.name is {self.name!r}; expected the name of one folder, without /")
         if self.grid and not self.grid.get("model/denoiser"):
             raise ConfigError("sweep.grid has no sizes; expected sweep.grid.model/denoiser: [rung, ...]")
         if self.bootstrap < 100:

@@ -62,7 +62,7 @@ def epoch_contents(data: DataConfig) -> EpochContents:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """A point before it is run. atoms: an upper bound, steps times the budget; flops: C of the design."""
+    """A point before it is run. atoms: an upper bound, steps times the budget; flops: C of docs/method.md."""
 
     label: str
     size: str

@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from adit_scale.errors import AditError, ConfigError
+from adit_scale.tracking.config import check_uri, without_credentials
 from adit_scale.tracking.increments import Increment, Point
 
 JOURNAL_TAG = "adit.journal"  # the journal's id: one MLflow run a journal
@@ -140,7 +141,7 @@ def ensure_store(uri: str, experiment: str) -> str:
     Raises ConfigError for a URI or experiment that cannot be used, StoreUnavailable if the store is down.
     """
     _configure_mlflow()
-    _check(uri)
+    check_uri(uri)
     uri, database = _absolute(uri), _sqlite_file(uri)
     with _store_errors(uri), _locked(database):
         client = MlflowClient(uri)
@@ -150,7 +151,8 @@ def ensure_store(uri: str, experiment: str) -> str:
             return _create_experiment(client, experiment, location)
     if found.lifecycle_stage != "active":
         raise ConfigError(
-            f"tracking.experiment: {experiment!r} was deleted in {uri}; restore it there or name another"
+            f"tracking.experiment: {experiment!r} was deleted in {without_credentials(uri)}; "
+            "restore it there or name another"
         )
     return found.experiment_id
 
@@ -181,17 +183,6 @@ def _configure_mlflow() -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-
-
-def _check(uri: str) -> None:
-    scheme = uri.partition("://")[0] if "://" in uri else ""
-    if scheme not in ("http", "https", "databricks") and not any(
-        scheme.startswith(database) for database in ("sqlite", "postgresql", "mysql", "mssql")
-    ):
-        raise ConfigError(
-            f"tracking.uri: got {uri!r}; expected sqlite:///FILE, the address of an MLflow server "
-            "(http://...) or of a database (MLflow no longer writes plain folders)"
-        )
 
 
 def _sqlite_file(uri: str) -> Path | None:
@@ -231,9 +222,10 @@ def _store_errors(uri: str) -> Iterator[None]:
     """Turn what MLflow, its database and the network raise into one line."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StoreUnavailable(f"tracking store {uri}: {reason[:200]}") from error
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # the last: a database's driver
+        reason = without_credentials((str(error).strip() or type(error).__name__).splitlines()[0])
+        # From None: the chained message may hold the address with its password.
+        raise StoreUnavailable(f"tracking store {without_credentials(uri)}: {reason[:200]}") from None
 
 
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:

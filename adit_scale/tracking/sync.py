@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adit_scale.errors import ConfigError, DataError
+from adit_scale.tracking.config import check_uri
 from adit_scale.tracking.increments import first_time_ms
 from adit_scale.tracking.journal import FILE_NAME
 from adit_scale.tracking.mlflow_sink import StoreUnavailable
@@ -36,6 +37,7 @@ def sync(runs: Path | str, uri: str, experiment: str) -> SyncReport:
         raise ConfigError(f"{root}: no such folder; expected a folder that holds run folders")
     if not uri:
         raise ConfigError("tracking.uri: got an empty address; name the store with --uri")
+    check_uri(uri)
     journals = sorted(root.resolve().rglob(FILE_NAME))
     report = SyncReport(len(journals))
     tailer = Tailer(uri, experiment)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adit_scale.errors import AditError, DataError
+from adit_scale.errors import AditError, ConfigError, DataError
+from adit_scale.tracking.config import without_credentials
 from adit_scale.tracking.increments import Mark, first_time_ms, read_increment
 from adit_scale.tracking.journal import FILE_NAME, journal_id
 from adit_scale.tracking.mlflow_sink import (
@@ -154,7 +155,7 @@ class Tailer:
                 with self._store.sole_writer():
                     written = self._mirror_all(self._store)
                     self._apply(queue, self._store)
-            except StoreUnavailable as error:
+            except (StoreUnavailable, ConfigError) as error:  # the latter: an experiment that was deleted
                 self._note_error(str(error))
                 return 0
             self._note_error("")
@@ -188,8 +189,8 @@ class Tailer:
             log.warning(
                 "not everything is in %s; the journals hold it: run `python -m adit_scale.tracking sync RUNS "
                 "--uri %s` once the store is back",
-                self.uri,
-                self.uri,
+                without_credentials(self.uri),
+                without_credentials(self.uri),
             )
         return not self.pending
 
@@ -301,7 +302,7 @@ class Tailer:
         if message and not self.last_error:
             log.warning("%s; the journals keep everything, trying again", message)
         elif self.last_error and not message:
-            log.info("tracking store %s: reachable again", self.uri)
+            log.info("tracking store %s: reachable again", without_credentials(self.uri))
         self.last_error = message
 
     @staticmethod

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar
 
-from adit_scale.errors import ConfigError
+from adit_scale.errors import ConfigError, check_range
 
 SCHEDULES = ("constant", "cosine", "wsd")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -26,20 +27,29 @@ class OptimConfig:
     final_lr_fraction: float = 0.0
     ema_decay: float = 0.9999
 
-    def validate(self) -> None:
+    def validate(self, group: str) -> None:
+        """``group``: the full name of these settings, for messages."""
         if self.schedule not in SCHEDULES:
-            raise ConfigError(f"optim.schedule is {self.schedule!r}; expected one of {', '.join(SCHEDULES)}")
-        if self.lr <= 0:
-            raise ConfigError(f"optim.lr is {self.lr}; expected more than 0")
-        if not 0 <= self.decay_fraction <= 1:
-            raise ConfigError(f"optim.decay_fraction is {self.decay_fraction}; expected 0 to 1")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"optim.ema_decay is {self.ema_decay}; expected at least 0 and under 1")
+            raise ConfigError(
+                f"{group}.schedule is {self.schedule!r}; expected one of {', '.join(SCHEDULES)}"
+            )
+        for key in ("lr", "eps"):
+            if not getattr(self, key) > 0:
+                raise ConfigError(f"{group}.{key} is {getattr(self, key)}; expected more than 0")
+        for key in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ConfigError(f"{group}.{key} is {getattr(self, key)}; expected at least 0 and under 1")
+        for key in ("decay_fraction", "final_lr_fraction"):
+            check_range(f"{group}.{key}", getattr(self, key), 0, 1)
+        for key in ("weight_decay", "warmup_steps", "gradient_clip"):
+            check_range(f"{group}.{key}", getattr(self, key), 0)
 
 
 @dataclass
 class StageConfig:
     """What both stages share. A step takes sets until ``atom_budget`` real atoms are reached."""
+
+    group: ClassVar[str]  # the stage's name among the settings, for messages
 
     steps: int = 1000
     atom_budget: int = 4096
@@ -52,11 +62,10 @@ class StageConfig:
     max_skipped_in_a_row: int = 10
 
     def validate(self) -> None:
-        self.optim.validate()
-        for key in ("steps", "atom_budget", "log_every_steps", "validate_every_steps",
-                    "validation_sets", "checkpoint_every_steps", "keep_checkpoints"):  # fmt: skip
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key} is {getattr(self, key)}; expected at least 1")
+        self.optim.validate(f"{self.group}.optim")
+        for key in ("steps", "atom_budget", "log_every_steps", "validate_every_steps", "validation_sets",
+                    "checkpoint_every_steps", "keep_checkpoints", "max_skipped_in_a_row"):  # fmt: skip
+            check_range(f"{self.group}.{key}", getattr(self, key), 1)
 
 
 @dataclass
@@ -78,6 +87,16 @@ class AutoencoderStageConfig(StageConfig):
     noise_probability: float = 0.1
     noise_angstrom: float = 0.1
 
+    group = "autoencoder"
+
+    def validate(self) -> None:
+        super().validate()
+        for name, weight in asdict(self.loss_weights).items():
+            check_range(f"autoencoder.loss_weights.{name}", weight, 0)
+        for key in ("mask_probability", "noise_probability"):
+            check_range(f"autoencoder.{key}", getattr(self, key), 0, 1)
+        check_range("autoencoder.noise_angstrom", self.noise_angstrom, 0)
+
 
 @dataclass
 class DiffusionStageConfig(StageConfig):
@@ -88,6 +107,16 @@ class DiffusionStageConfig(StageConfig):
     samples_every_steps: int = 0
     samples_per_domain: int = 64
     sample_steps: int = 25
+
+    group = "diffusion"
+
+    def validate(self) -> None:
+        super().validate()
+        for key in ("label_dropout", "self_conditioning"):
+            check_range(f"diffusion.{key}", getattr(self, key), 0, 1)
+        check_range("diffusion.samples_every_steps", self.samples_every_steps, 0)
+        check_range("diffusion.samples_per_domain", self.samples_per_domain, 1)
+        check_range("diffusion.sample_steps", self.sample_steps, 2)
 
 
 @dataclass
@@ -118,7 +147,7 @@ class ParallelConfig:
                 "parallel.precision=bf16 with parallel.zero_stage=0 keeps no fp32 master weights; "
                 "set parallel.zero_stage=1"
             )
-        if self.world_size < 1 or self.micro_batch_atoms < 1:
-            raise ConfigError("parallel.world_size and parallel.micro_batch_atoms must be at least 1")
+        for key, low in (("world_size", 1), ("micro_batch_atoms", 1), ("threads", 0)):
+            check_range(f"parallel.{key}", getattr(self, key), low)
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"parallel.device is {self.device!r}; expected auto, cpu or cuda")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from adit_scale.data.manifest import SPLITS
 from adit_scale.data.shards import Manifest, ShardReader, verify
 from adit_scale.data.sources.structures import standardise
 from adit_scale.errors import DataError
+from tests.conftest import REPO
 from tests.data.conftest import crystal, molecule
 
 
@@ -114,6 +117,25 @@ def test_plain_webdataset_reads_the_shards(small_data: Path) -> None:
         "dataset.npy": "uint16",
         "spacegroup.npy": "int16",
     }
+
+
+def test_the_example_in_the_docs_reads_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPO)
+    (example,) = re.findall(r"```python\n(.*?)```", Path("docs/data.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    folder = Path("shards/demo")
+    manifest = Manifest.load(folder)
+    n_sets = len(manifest.split("train"))
+    assert len(names["structures"]) == n_sets
+    for found, expected in zip(
+        names["structures"], ShardReader(folder, manifest, "train").read_sets(np.arange(n_sets)), strict=True
+    ):
+        assert found[0] == expected.id
+        assert found[1].tolist() == expected.numbers.tolist()
+        np.testing.assert_allclose(found[3], expected.cell)
+        if not expected.periodic:
+            np.testing.assert_allclose(found[2], expected.positions)
 
 
 def test_blocks_tile_their_shards(small_data: Path) -> None:

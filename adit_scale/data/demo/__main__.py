@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from adit_scale.data.demo import N_CRYSTALS, N_MOLECULES, build_demo
-from adit_scale.errors import AditError
+from adit_scale.errors import AditError, one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,8 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         manifest = build_demo(options.out, _show_progress, options.overwrite)
-    except AditError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (AditError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     for name in manifest.datasets:
         print(f"{name}: {sum(manifest.descriptions[name]['n_sets'].values())} structures")

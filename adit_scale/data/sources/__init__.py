@@ -10,7 +10,7 @@ from typing import TextIO
 
 from adit_scale.atoms import AtomSet
 from adit_scale.data.sources import cdvae_csv, extxyz
-from adit_scale.data.sources.structures import Rejected
+from adit_scale.data.sources.structures import Rejected, UnusableFile
 from adit_scale.errors import DataError
 
 __all__ = ["Rejected", "dataset_name", "read_source"]
@@ -34,6 +34,8 @@ def read_source(path: Path) -> Iterator[AtomSet | Rejected]:
     try:
         with _open(path) as lines:
             yield from reader(lines, stem)
+    except UnusableFile as error:
+        raise DataError(f"{path}: {error}") from error
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read to its end ({error}); copy the file again") from error
 

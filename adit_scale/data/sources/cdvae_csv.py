@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -12,12 +13,12 @@ from adit_scale.atoms import AtomSet
 from adit_scale.data.sources.structures import (
     ATOMIC_NUMBERS,
     Rejected,
+    UnusableFile,
     UnusableStructure,
     atomic_number,
     cell_from_parameters,
     standardise,
 )
-from adit_scale.errors import DataError
 
 # What pymatgen's writer puts before the atoms of a P1 file, and so what every file of this form holds.
 _IDENTITY_ONLY = "loop_\n _symmetry_equiv_pos_site_id\n _symmetry_equiv_pos_as_xyz\n  1  'x, y, z'\nloop_\n"
@@ -34,12 +35,12 @@ _PYMATGEN_ERRORS = (
 
 
 def read(lines: TextIO, dataset: str) -> Iterator[AtomSet | Rejected]:
-    """Crystals of an open file, in its order. Raises DataError when it has no ``cif`` column."""
+    """Crystals of an open file, in its order. Raises UnusableFile when it has no ``cif`` column."""
     csv.field_size_limit(_MAX_FIELD_CHARACTERS)
     table = csv.DictReader(lines)
     if "cif" not in (table.fieldnames or ()):
         found = ", ".join(table.fieldnames or ()) or "nothing"
-        raise DataError(f"{dataset}: no column 'cif'; found {found[:200]}")
+        raise UnusableFile(f"no column 'cif'; found {found[:200]}")
     rows = iter(table)
     index = 0
     while True:
@@ -48,7 +49,7 @@ def read(lines: TextIO, dataset: str) -> Iterator[AtomSet | Rejected]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{dataset}: line {table.line_num} is not CSV ({error})") from error
+            raise UnusableFile(f"line {table.line_num} is not CSV ({error})") from error
         name = row.get("material_id") or str(index)
         try:
             yield standardise(_convert(row, dataset, name))
@@ -106,7 +107,9 @@ def _parse_any(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if not text.strip():
         raise UnusableStructure("empty CIF")
     try:
-        structure = Structure.from_str(text, fmt="cif")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them is in the reason of a rejection
+            structure = Structure.from_str(text, fmt="cif")
     except _PYMATGEN_ERRORS as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnusableStructure(f"unreadable CIF: {reason}") from error

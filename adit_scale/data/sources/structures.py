@@ -36,6 +36,10 @@ class Rejected:
     reason: str
 
 
+class UnusableFile(ValueError):
+    """A whole file cannot be used; ``read_source`` adds its path."""
+
+
 class UnusableStructure(ValueError):
     """A single structure cannot be used; the reader reports it as Rejected and goes on."""
 

@@ -1,0 +1,82 @@
+"""Rewrite the table in docs/benchmarks.md, between its two markers, from the files in benchmarks/results/.
+
+python benchmarks/table.py [--check]     --check changes nothing and fails where the table is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from record import RESULTS
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+# Result files in the order of the table; a file that is missing is a row that says so.
+EXPECTED = {
+    "training_step_cpu-dit_s": "training step on a CPU, DiT-S",
+    "fit_coverage": "coverage of the fit's 95% intervals",
+    "training_step_gpu-dit_s": "training step on one GPU, DiT-S, bf16, FlashAttention on packed sets",
+    "training_step_gpu-dit_xl": "training step on one GPU, DiT-XL, bf16, FlashAttention on packed sets",
+    "training_step_8gpu-dit_xl": "training step on eight GPUs, DiT-XL, bf16, ZeRO 1",
+}
+
+
+def table(results: Path = RESULTS) -> str:
+    """The lines between the markers."""
+    lines = ["| measured | value | baseline, same run | ratio | run |", "|---|---|---|---|---|"]
+    runs: list[str] = []
+    for name, title in EXPECTED.items():
+        path = results / f"{name}.json"
+        if not path.is_file():
+            lines.append(f"| {title} | not measured | | | |")
+            continue
+        result = json.loads(path.read_text())
+        runs.append(_run_line(len(runs) + 1, result))
+        lines.extend(_row_line(row, len(runs)) for row in result["rows"])
+    return "\n".join([*lines, "", *runs])
+
+
+def _row_line(row: dict[str, Any], run: int) -> str:
+    unit = f" {row['unit']}" if row["unit"] else ""
+    baseline = f"{row['baseline']}: {_number(row['baseline_value'])}{unit}"
+    spread = " ({:.2f} to {:.2f})".format(*row["ratio_range"]) if "ratio_range" in row else ""
+    return (
+        f"| {row['what']} | {_number(row['value'])}{unit} | {baseline} | {row['ratio']:.2f}{spread} | {run} |"
+    )
+
+
+def _run_line(number: int, result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    cores = f", {machine['cores']} cores" if machine.get("cores") else ""
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return (
+        f"{number}. `{result['command']}`: {machine['processor']}{cores}; {versions}; {result['date'][:10]}"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; status 1 if out of date")
+    check = parser.parse_args().check
+    before = PAGE.read_text()
+    head, _, rest = before.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not end:
+        sys.exit(f"{PAGE}: expected the lines {BEGIN} and {END}")
+    after = f"{head}{BEGIN}\n{table()}\n{END}{tail}"
+    if check:
+        return int(before != after)
+    PAGE.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
