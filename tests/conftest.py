@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,13 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no real data: {folder} has no data/")
     return folder
+
+
+@pytest.fixture
+def single_process(tmp_path: Path) -> Iterator[None]:
+    """A process group of one, for code that speaks to its peers."""
+    import torch.distributed as dist  # heavy, and most tests do without
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()

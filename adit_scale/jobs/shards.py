@@ -23,6 +23,12 @@ def run(node: NodeFolder, config: StudyConfig) -> Result:
         manifest = Manifest.load(folder)
         _check_sources(manifest, sources, folder)
     n_sets = {split: len(table.n_atoms) for split, table in manifest.sets.items()}
+    for split, setting in (("train", "lower"), ("val", "raise")):
+        if not n_sets[split]:  # said here, not when a trained network is first validated
+            raise DataError(
+                f"{folder}: split {split!r} is empty; expected at least one structure: add structures, or "
+                f"{setting} data.validation_fraction and build the shards again"
+            )
     print(f"{folder}: {n_sets} sets of {', '.join(manifest.datasets)}")
     values = {"shards": str(folder), "fingerprint": manifest.fingerprint, "n_sets": n_sets}
     return Result((folder / MANIFEST_FILE, folder / SETS_FILE), values)

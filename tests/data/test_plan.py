@@ -85,7 +85,7 @@ def test_steps_cut_the_order_of_the_epochs_without_loss(
         for step in steps
         for e, i, r in zip(step.epoch, step.set_index, step.repetition, strict=True)
     ]
-    expected = []
+    expected: list[tuple[int, int, int]] = []
     epoch = 0
     while len(expected) < len(visits):
         order = plan.epoch(epoch)

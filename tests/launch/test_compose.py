@@ -53,7 +53,7 @@ MISTAKES = {
     "modell/denoiser=dit_s": "no such group (did you mean model/denoiser?)",
     "diffusion.steps=abc": "diffusion.steps=abc: Value 'abc' of type 'str' could not be converted to Integer",
     "data.repeat.qm9=2": "to add an entry to data.repeat, write +data.repeat.qm9=2",
-    "+foo=1": "Key 'foo' not in 'StudyConfig'",
+    "+foo=1": "foo: no such setting; expected one of seed, runs, data,",
     "a=b=[c": "a=b=[c: not an override",
     "launcher.parallel=0": "launcher.parallel is 0; expected at least 1",
     "model/denoiser=dit_s,dit_s": "sweep.grid names a point twice: dit_s",

@@ -15,14 +15,17 @@ LAYOUTS = {
     "dummy": PackedLayout.from_sizes([]),
 }
 
+Inputs = tuple[Tensor, Tensor, Tensor]
 
-def qkv(layout: PackedLayout, dtype: torch.dtype, heads: int = 3, head_width: int = 16) -> list[Tensor]:
+
+def qkv(layout: PackedLayout, dtype: torch.dtype, heads: int = 3, head_width: int = 16) -> Inputs:
     torch.manual_seed(0)
     packed = torch.randn(layout.n_atoms, 3, heads, head_width, dtype=torch.float64).to(dtype)
-    return [x.detach().requires_grad_() for x in packed.unbind(1)]
+    q, k, v = (x.detach().requires_grad_() for x in packed.unbind(1))
+    return q, k, v
 
 
-def output_and_gradients(inputs: list[Tensor], layout: PackedLayout, backend: str) -> list[Tensor]:
+def output_and_gradients(inputs: Inputs, layout: PackedLayout, backend: str) -> list[Tensor]:
     out = packed_attention(*inputs, layout, backend)
     weights = torch.linspace(-1, 1, out.numel(), dtype=torch.float64, device=out.device).view_as(out)
     return [out.detach(), *torch.autograd.grad((out * weights.to(out.dtype)).sum(), inputs)]
