@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO
 
-from adit_scale.jobs.node import DONE, FAILED, LOG, NodeFolder, failure_reason
+from adit_scale.jobs.node import ATTEMPT, DONE, FAILED, LOG, NodeFolder, failure_reason
 from launchers.display import Display, Row, last_line
 from launchers.graph import Graph, Node, blocked_by, is_done
 
@@ -107,6 +107,8 @@ class LocalRun:
         (node.folder / FAILED).unlink(missing_ok=True)
         (node.folder / DONE).unlink(missing_ok=True)
         log = (node.folder / LOG).open("ab")
+        log.write(f"{ATTEMPT}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+        log.flush()
         process = subprocess.Popen(
             node.command or (sys.executable, "-m", "adit_scale.jobs", str(node.folder)),
             stdin=subprocess.DEVNULL,

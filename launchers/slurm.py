@@ -73,7 +73,7 @@ def job_parameters(node: Node, launcher: LauncherConfig, jobs: dict[str, str]) -
             f"parallel.world_size is {node.processes}, launcher.gpus_per_node is {launcher.gpus_per_node}; "
             f"expected at most as many processes as one machine has GPUs"
         )
-    needs_gpu = training or node.kind == "evaluation"
+    needs_gpu = training or node.kind in ("evaluation", "reference")
     before = [jobs[source.id] for source in node.inputs.values() if source.id in jobs]
     condition = "afterany" if node.optional_inputs else "afterok"
     parameters: dict[str, Any] = {

@@ -111,6 +111,19 @@ def test_a_store_that_cannot_be_used_is_named_without_its_password(tmp_path, cap
         assert line.startswith(f"error: tracking store {without_credentials(uri)}: ")
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("sqlite:////a b/m.db", "sqlite:////a b/m.db"),
+        ("http://localhost:5000", "http://localhost:5000"),
+        ("see http://u:p@x@host/a and https://t@h", "see http://***@host/a and https://***@h"),
+        ("mysql://h/db?user=u&Password=p&ssl=1", "mysql://h/db?user=u&Password=***&ssl=1"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(address, shown):
+    assert without_credentials(address) == shown
+
+
 def mixed_sources(folder: Path) -> list[Path]:
     """Molecules and crystals with bad ones between them, in a folder with a space in its name."""
     folder.mkdir()

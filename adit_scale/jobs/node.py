@@ -20,6 +20,7 @@ from typing import Any
 from adit_scale.errors import AditError, DataError
 
 RUNNING = ".running"
+ATTEMPT = "-- started "  # begins the line in a log where a new attempt starts
 NODE, CONFIG, DONE, FAILED, LOG = "node.json", "config.yaml", "DONE.json", "FAILED.json", "log.txt"
 
 

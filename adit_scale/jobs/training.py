@@ -12,11 +12,12 @@ from torch.distributed.run import main as torchrun
 
 from adit_scale.config import StudyConfig
 from adit_scale.errors import TrainingError
-from adit_scale.jobs.node import LOG, NodeFolder, Result
+from adit_scale.jobs.node import ATTEMPT, LOG, NodeFolder, Result
 from adit_scale.jobs.worker import ERROR
 from adit_scale.training.interrupts import EXIT_REQUEUE
 from adit_scale.training.weights import CONFIG_FILE, WEIGHTS_FILE
 
+SAVE_GRACE_S = 120  # how long ranks may take to save when asked to stop
 # SLURM's warning ahead of a time limit (USR2) has to reach the ranks like any other request to stop.
 HANDED_ON = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 
@@ -47,6 +48,7 @@ def worker_command(folder: Path, world_size: int) -> list[str]:
     return [
         *("--nnodes", "1", "--nproc-per-node", str(world_size)),
         *("--signals-to-handle", HANDED_ON),
+        *("--shutdown-timeout", str(SAVE_GRACE_S)),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
         *("-m", "adit_scale.jobs.worker", str(folder)),
     ]
@@ -57,7 +59,7 @@ def _reason(folder: Path, exit_codes: set[int]) -> str:
     if (folder / ERROR).is_file():
         return (folder / ERROR).read_text().strip()
     log = folder / LOG
-    text = log.read_text(errors="replace") if log.is_file() else ""
+    text = log.read_text(errors="replace").rpartition(ATTEMPT)[2] if log.is_file() else ""
     raised = re.findall(r"^(?:\[rank\d+\]: )?([\w.]+(?:Error|Exception): .*)$", text, re.MULTILINE)
     own = [line for line in raised if "ChildFailedError" not in line]
     return own[-1] if own else f"a worker ended with status {sorted(exit_codes)}; see {log}"

@@ -36,5 +36,6 @@ def check_uri(uri: str) -> None:
 
 
 def without_credentials(text: str) -> str:
-    """``text`` with ``***`` for user and password in addresses: fit for logs, journals and MLflow."""
-    return re.sub(r"://[^\s'\"]*@", "://***@", text)
+    """``text`` with ``***`` for secrets in addresses: fit for logs, journals and MLflow."""
+    text = re.sub(r"://[^\s'\"]*@", "://***@", text)
+    return re.sub(r"(?i)([?&]\w*(?:password|passwd|pwd|token|secret)=)[^&\s'\"]*", r"\1***", text)

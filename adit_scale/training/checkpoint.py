@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -74,7 +74,7 @@ def save(root: Path, state: TrainState, tensors: dict[str, Tensor]) -> Path:
         if rank == 0:
             (folder / STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
             entry[STATE_FILE] = _file_entry(folder / STATE_FILE)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has a type of its own for a full disk
         entry = {"error": f"rank {rank}: {error}"}
     entries: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(entries, entry)
@@ -96,10 +96,12 @@ def committed(root: Path) -> list[Path]:
 
 
 def prune(root: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` committed checkpoints, the marker first. Rank 0 calls."""
-    for folder in committed(root)[keep:]:
-        (folder / MARKER).unlink()
-        shutil.rmtree(folder)
+    """Delete all but the newest ``keep`` committed checkpoints, and what killed saves left. Rank 0 calls."""
+    kept = committed(root)[:keep]
+    for folder in root.glob("step-*"):
+        if folder not in kept:
+            (folder / MARKER).unlink(missing_ok=True)  # first: half a folder must not count
+            shutil.rmtree(folder)
 
 
 class Checkpoint:

@@ -64,7 +64,7 @@ def train(
         world_size=world_size,
     )
     stage = _build_stage(kind, config, loader.datasets, autoencoder_weights, device)
-    scorer = make_scorer(config, stage, device) if make_scorer and rank == 0 else None
+    scorer = make_scorer(config, stage, device) if make_scorer else None
     finished = Trainer(folder, config, stage, loader, device, scorer).fit()
     dist.barrier()
     if joined_here:
@@ -90,7 +90,7 @@ def resolve_precision(parallel: ParallelConfig, device: torch.device) -> Paralle
     if parallel.precision != "auto":
         return parallel
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         found = torch.cpu.get_capabilities()
         fast = bool(found.get("avx512_bf16") or found.get("amx_bf16"))

@@ -259,12 +259,14 @@ class DiffusionStage(Stage):
         x_1_td = self.encode(augment(batch, self.seed), self.seed)
         x_0_td = centred_noise(_keys(batch, self.seed, "x_0"), layout, self.model_config.latent)
         t_s = sample_times(_keys(batch, self.seed, "time"))
-        domain_s = drop_labels(batch.domain_s, _keys(batch, self.seed, "label"), config.label_dropout)
+        label_keys = _keys(batch, self.seed, "label")
+        domain_s = drop_labels(batch.domain_s, label_keys, config.label_dropout)
+        spacegroup_s = drop_labels(batch.spacegroup_s, label_keys, config.label_dropout)
         self_condition = (
             randomness.step_uniform(self.seed, "self_conditioning", totals.step) < config.self_conditioning
         )
         x_t_td = interpolate(x_0_td, x_1_td, t_s, layout)
-        x_1_hat_td = forward(x_t_td, t_s, domain_s, batch.spacegroup_s, layout, self_condition)
+        x_1_hat_td = forward(x_t_td, t_s, domain_s, spacegroup_s, layout, self_condition)
         loss_s = flow_matching_loss(x_1_hat_td, x_1_td, t_s, layout) * layout.real_s
         return loss_s.sum() / totals.n_sets, self._sums(loss_s.detach(), t_s, batch)
 

@@ -33,7 +33,7 @@ from adit_scale.training.meters import Meters
 from adit_scale.training.schedule import learning_rate
 from adit_scale.training.stages import Stage, StepTotals, Sums
 
-# Draws and scores a few samples of the EMA network for validity curves; rank 0 calls.
+# Draws and scores a few samples of the EMA network for validity curves. All ranks hold one, rank 0 calls it.
 SampleScorer = Callable[[nn.Module, int], dict[str, float]]
 
 
@@ -62,6 +62,10 @@ class Trainer:
         self.fragments = self.engine.fragments()
         self.ema = ExponentialMovingAverage(self.fragments, self.settings.optim.ema_decay)
         self.meters = Meters(device)
+        # Read now, so that a data set without held-out sets is refused before the first step.
+        self.validation = loader.validation_batches(
+            self.settings.validation_sets, config.parallel.micro_batch_atoms
+        )
         self.journal = Journal(folder) if self.rank == 0 else None
         self.state = TrainState(
             fingerprint=loader.fingerprint,
@@ -103,12 +107,13 @@ class Trainer:
         state = self.state
         totals = StepTotals(state.step, batches.n_sets, batches.n_atoms)
         losses: list[Tensor] = []
+        measured: list[Sums] = []
         for i, host_batch in enumerate(batches.batches):
             batch = host_batch.to(self.device)
             loss, sums = self.stage.loss(self.engine.forward, batch, totals)
             self.engine.backward(loss, last=i == len(batches.batches) - 1)
-            self.meters.add(sums)
             losses.append(loss.detach())
+            measured.append(sums)
         lr = learning_rate(state.step, self.settings.steps, self.settings.optim)
         gradient_norm, applied = self.engine.step(lr)
         flops, flops_total = self.stage.flops(batches.sizes)
@@ -121,6 +126,8 @@ class Trainer:
             state.applied_steps += 1
             state.skipped_in_a_row = 0
             self.ema.update(self.fragments)
+            for sums in measured:  # those of a skipped step would turn the interval's means into NaN
+                self.meters.add(sums)
             self.meters.add_step(torch.stack(losses).sum(), gradient_norm)
         else:
             self._count_skipped(gradient_norm)
@@ -162,9 +169,7 @@ class Trainer:
         """Score EMA weights on held-out sets; the batches are shared out over the ranks."""
         begin = time.monotonic()
         self._load_ema_into_eval_module()
-        batches = self.loader.validation_batches(
-            self.settings.validation_sets, self.config.parallel.micro_batch_atoms
-        )
+        batches = self.validation
         mine = [
             (i, _to_floats(self.stage.validation_sums(self.eval_module, batches[i].to(self.device))))
             for i in range(self.rank, len(batches), self.world_size)

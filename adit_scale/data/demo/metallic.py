@@ -20,7 +20,13 @@ from adit_scale.data.demo.prototypes import (
     cubic,
     distinct,
 )
-from adit_scale.data.demo.radii import DIAMOND_BONDS, HEXAGONAL_METALS, METALS
+from adit_scale.data.demo.radii import (
+    BODY_CENTRED_METALS,
+    DIAMOND_BONDS,
+    FACE_CENTRED_METALS,
+    HEXAGONAL_METALS,
+    METALS,
+)
 
 FACES: tuple[Point, ...] = ((0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5))
 
@@ -103,6 +109,17 @@ def chromium_silicide() -> Iterator[Candidate]:
             yield cubic(atoms, 4 / sqrt(5) * (atoms[0].radius + atoms[1].radius), chains, [ORIGIN, BODY])
 
 
+def face_centred_cubic() -> Iterator[Candidate]:
+    for m in metals(" ".join(FACE_CENTRED_METALS)):
+        yield cubic((m,), 2 * sqrt(2) * m.radius, [ORIGIN])
+
+
+def body_centred_cubic() -> Iterator[Candidate]:
+    """3% off the radius for eight neighbours instead of twelve."""
+    for m in metals(" ".join(BODY_CENTRED_METALS)):
+        yield cubic((m,), 4 / sqrt(3) * 0.97 * m.radius, [ORIGIN])
+
+
 def hexagonal_close_packed() -> Iterator[Candidate]:
     for m in metals(" ".join(HEXAGONAL_METALS)):
         sites = [(THIRD, TWO_THIRDS, 0.25), (TWO_THIRDS, THIRD, 0.75)]
@@ -122,6 +139,8 @@ METALLIC_PROTOTYPES = (
     Prototype("ordered_bcc", 221, "P", False, ordered_bcc),
     Prototype("laves", 227, "F", False, laves),
     Prototype("chromium_silicide", 223, "P", False, chromium_silicide),
+    Prototype("face_centred_cubic", 225, "F", False, face_centred_cubic),
+    Prototype("body_centred_cubic", 229, "I", False, body_centred_cubic),
     Prototype("hexagonal_close_packed", 194, "P", True, hexagonal_close_packed),
     Prototype("diamond", 227, "F", False, diamond),
 )

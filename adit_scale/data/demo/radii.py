@@ -43,6 +43,8 @@ METALS: dict[str, float] = {
     "Pt": 1.385, "Au": 1.44,
 }  # fmt: skip
 
-# Elements that crystallise as hcp, and single bond lengths of those with the diamond structure.
+# Elements that crystallise as fcc, bcc and hcp, and single bond lengths of those with the diamond structure.
+FACE_CENTRED_METALS = ("Al", "Ca", "Ni", "Cu", "Rh", "Pd", "Ag", "Ce", "Ir", "Pt", "Au", "Pb")
+BODY_CENTRED_METALS = ("V", "Cr", "Fe", "Nb", "Mo", "Ta", "W")
 HEXAGONAL_METALS = ("Be", "Mg", "Sc", "Ti", "Co", "Zn", "Y", "Zr", "Ru", "Cd", "Gd", "Er", "Lu", "Hf")
 DIAMOND_BONDS = {"C": 1.545, "Si": 2.352, "Ge": 2.450, "Sn": 2.810}
