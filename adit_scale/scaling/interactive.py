@@ -20,6 +20,8 @@ from adit_scale.scaling.plots import (
     RATE_COLORS,
     SIZE_LABEL,
     band_grid,
+    domains_of,
+    drawn_and_flat,
     envelope,
     finite_curve,
     jitter,
@@ -27,7 +29,6 @@ from adit_scale.scaling.plots import (
     log_ticks,
     rate_label,
     size_colors,
-    validity_metrics,
 )
 from adit_scale.scaling.study_data import Point
 from adit_scale.scaling.table import by_size, loss_text, parameters
@@ -63,7 +64,8 @@ def loss_vs_compute(points: Sequence[Point]) -> go.Figure:
         figure.add_scatter(
             x=x,
             y=y,
-            mode="lines",
+            mode="lines+markers",
+            marker={"size": 4},
             line={"color": colors[point.n_parameters], "width": 2, "dash": "solid" if sound else "dot"},
             name=f"{point.size}, {parameters(point.n_parameters)}",
             legendgroup=str(point.n_parameters),
@@ -129,18 +131,20 @@ def validity(
     metrics: Sequence[str],
 ) -> go.Figure:
     """(c) One panel a domain: rates with intervals, the real data's own rate dashed."""
-    measured = [m for m in validity_metrics(metrics) if any(m in p.rates for p in points)]
-    domains = sorted({m.split("/")[0] for m in measured}, key=lambda d: d != "molecule")
+    drawn, flat = drawn_and_flat(points, metrics)
+    domains = domains_of(drawn, flat)
     if not domains:
         return go.Figure(layout=LAYOUT)
     figure = make_subplots(1, len(domains), shared_yaxes=True, subplot_titles=[f"{d}s" for d in domains])
     figure.update_layout(**(LAYOUT | {"margin": {"l": 70, "r": 20, "t": 40, "b": 60}}))
     for column, domain in enumerate(domains, start=1):
-        names = [m for m in measured if m.split("/")[0] == domain]
+        names = [m for m in drawn if m.split("/")[0] == domain]
         for i, name in enumerate(names):
             _rates(
                 figure, column, points, name, (i, len(names)), trends.get(name), reference_scores.get(name)
             )
+        if domain in flat:
+            figure.add_scatter(x=[None], y=[None], mode="none", name=f"{domain}s, {flat[domain]}")
     _size_axis(figure, [p.n_parameters for p in points])
     figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%")
     figure.update_yaxes(title="share of samples (Wilson interval)", col=1)

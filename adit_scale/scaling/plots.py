@@ -119,6 +119,22 @@ def validity_metrics(metrics: Sequence[str]) -> list[str]:
     return [m for m in metrics if "validity" in m or "stability" in m]
 
 
+def drawn_and_flat(points: Sequence[Point], metrics: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The rates worth a curve, and by domain a line that names those at 0% (or 100%) in every run."""
+    drawn: list[str] = []
+    flat: dict[str, list[str]] = {}
+    for name in validity_metrics(metrics):
+        values = {p.rates[name].value for p in points if name in p.rates and p.rates[name].trials}
+        domain, _, label = name.partition("/")
+        if values in ({0.0}, {1.0}):
+            flat.setdefault(domain, []).append(f"{label.replace('_', ' ')} {100 * values.pop():.0f}%")
+        elif values:
+            drawn.append(name)
+    return drawn, {
+        domain: "the same for every size, not drawn: " + ", ".join(names) for domain, names in flat.items()
+    }
+
+
 def write_pngs(
     points: Sequence[Point],
     fit: ScalingFit | None,
@@ -217,15 +233,15 @@ def plot_validity(
     metrics: Sequence[str],
 ) -> Figure:
     """(c) One panel a domain: rates with intervals against size; dashed, the real data's own rate."""
-    measured = [m for m in validity_metrics(metrics) if any(m in p.rates for p in points)]
-    domains = sorted({m.split("/")[0] for m in measured}, key=lambda d: d != "molecule") or [""]
+    drawn, flat = drawn_and_flat(points, metrics)
+    domains = domains_of(drawn, flat) or [""]
     figure, panels = plt.subplots(
         1, len(domains), figsize=(5.6 * len(domains) + 0.4, 5.4), squeeze=False, sharey=True
     )
     for axes, domain in zip(panels[0], domains, strict=True):
-        names = [m for m in measured if m.split("/")[0] == domain]
+        names = [m for m in drawn if m.split("/")[0] == domain]
         if not names:
-            _say(axes, "no run has been scored yet")
+            _say(axes, flat.get(domain, "no run has been scored yet"))
             continue
         for i, name in enumerate(names):
             _rate_series(axes, points, name, i, len(names), trends.get(name), reference_scores.get(name))
@@ -238,10 +254,17 @@ def plot_validity(
         axes.plot(
             [], [], color=GREY, lw=1.2, ls=(0, (6, 3)), label="the real data's own score (same colours)"
         )
+        if domain in flat:
+            axes.plot([], [], " ", label=flat[domain])
         axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.14), fontsize=9)
     panels[0][0].set_ylabel("share of samples (Wilson interval)")
     figure.tight_layout()
     return figure
+
+
+def domains_of(drawn: Sequence[str], flat: Mapping[str, str]) -> list[str]:
+    """Molecules before crystals."""
+    return sorted({m.split("/")[0] for m in drawn} | set(flat), key=lambda d: d != "molecule")
 
 
 def jitter(i: int, n: int) -> float:

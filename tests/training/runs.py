@@ -106,6 +106,7 @@ def main(arguments: list[str]) -> None:
     import torch
     import torch.distributed as dist
 
+    from adit_scale.jobs.curves import make_scorer
     from adit_scale.training.run import init_process_group, train
 
     autoencoder = None
@@ -114,7 +115,8 @@ def main(arguments: list[str]) -> None:
     init_process_group(torch.device("cpu"))
     for name in arguments:
         folder = Path(name)
-        train(folder, settings.load(folder / "config.yaml"), (folder / "kind.txt").read_text(), autoencoder)
+        kind = (folder / "kind.txt").read_text()
+        train(folder, settings.load(folder / "config.yaml"), kind, autoencoder, make_scorer)
     dist.destroy_process_group()
 
 
