@@ -62,11 +62,12 @@ class Mirror:
         self._tailer.finish(self._parent, status)
         self._tailer.stop()
 
-
-def dashboard_hint(uri: str) -> str:
-    """How to look at what was mirrored."""
-    if not uri:
-        return "tracking is off (tracking=none); the journals and the report are in the study's folder"
-    if uri.startswith("sqlite:///"):
-        return "dashboard: run `make dashboard`, then open http://localhost:5000"
-    return f"dashboard: {without_credentials(uri)}"
+    def dashboard_hint(self) -> str:
+        """Where to look at what was mirrored."""
+        uri, experiment = self._tailer.uri, self._tailer.experiment_id
+        if not uri:
+            return "tracking is off (tracking=none); the journals and the report are in the study's folder"
+        page = f"/#/experiments/{experiment}/runs" if experiment else ""
+        if uri.startswith("sqlite:///"):
+            return f"dashboard: run `make dashboard`, then open http://localhost:5000{page}"
+        return f"dashboard: {without_credentials(uri)}{page}"

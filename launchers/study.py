@@ -72,7 +72,7 @@ def status(words: Sequence[str]) -> int:
 
 
 def _run_here(study: Study, graph: Graph, todo: list[Node], lock: int) -> int:
-    from launchers.mirror import Mirror, dashboard_hint
+    from launchers.mirror import Mirror
 
     done = len(graph.nodes) - len(todo)
     print(f"study {graph.study}: {len(graph.nodes)} jobs, {done} done, {len(todo)} to do; {graph.folder}")
@@ -90,7 +90,7 @@ def _run_here(study: Study, graph: Graph, todo: list[Node], lock: int) -> int:
     if report:
         print("\n" + read_done(report.folder)["table"])
         print(f"report: {report.folder / 'report'}")
-    print(dashboard_hint(study.config.tracking.uri))
+    print(mirror.dashboard_hint())
     if run.stop_signal:
         print(f"stopped; to go on: {_again(study)}")
         return 128 + run.stop_signal

@@ -38,6 +38,10 @@ class StoreUnavailable(AditError):
     """The tracking store cannot be reached or refused a request; what was to be written can wait."""
 
 
+# Without this tag MLflow shows a new experiment as one of language-model applications.
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+
+
 class MlflowStore:
     """One experiment of a tracking store. Every method may raise StoreUnavailable.
 
@@ -164,7 +168,7 @@ def latest_metrics(run: Run) -> dict[str, Metric]:
 
 def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:
     try:
-        return client.create_experiment(name, artifact_location=location)
+        return client.create_experiment(name, location, MODEL_TRAINING)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -132,6 +132,11 @@ class Tailer:
             handle, lambda store, run_id: store.write_final_metrics(run_id, final, self._end_ms(handle))
         )
 
+    @property
+    def experiment_id(self) -> str | None:
+        """The experiment's id in the store; None as long as the store could not be reached."""
+        return self._store.experiment_id if self._store else None
+
     def run_id(self, handle: str) -> str | None:
         """The id of the MLflow run; None as long as it could not be created."""
         run = self._runs.get(handle)

@@ -12,9 +12,7 @@ from tests.training import runs
 
 def test_samples_are_scored_on_rank_0_while_all_ranks_gather(tmp_path, shards, autoencoder):
     config = runs.small_study(shards, 8, world_size=2, zero_stage=2)
-    config.diffusion = replace(
-        config.diffusion, samples_every_steps=4, samples_per_domain=3, sample_steps=3
-    )
+    config.diffusion = replace(config.diffusion, samples_every_steps=4, samples_per_domain=3, sample_steps=3)
     folder = runs.prepare(tmp_path / "run", config, "diffusion")
     runs.run([folder], 2, autoencoder)
     steps, rates = series(read_journal(folder), "samples/crystal/structural_validity")
