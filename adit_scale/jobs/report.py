@@ -15,6 +15,7 @@ from adit_scale.scaling.report import ReportResult, write_report
 from adit_scale.scaling.study_data import Point, parse_rates, read_evaluation, read_loss_curve
 from adit_scale.tracking.journal import read_journal, series
 
+CONSTANT_KEY = "validation/constant_predictor_loss"
 FLOPS_KEY = "validation/flops_cum"
 
 
@@ -55,6 +56,7 @@ def _point(node: NodeFolder, label: str) -> Point:
         flops_total=seen.get("train/flops_total_cum", 0.0),
         seed=config.seed,
         final_loss=curve.loss[-1] if finished and curve.loss else float("nan"),
+        constant_loss=seen.get(CONSTANT_KEY, float("nan")),
         curve=curve,
         rates=read_evaluation(evaluation)[0] if (evaluation / DONE).is_file() else {},
         status=status,
@@ -82,7 +84,7 @@ def _last_values(run_folder: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
     records = read_journal(path)
-    keys = ("train/atoms_seen", "train/sets_seen", "train/flops_cum", "train/flops_total_cum")
+    keys = ("train/atoms_seen", "train/sets_seen", "train/flops_cum", "train/flops_total_cum", CONSTANT_KEY)
     return {key: values[-1] for key in keys if (values := series(records, key)[1])}
 
 

@@ -43,6 +43,7 @@ class Point:
     n_parameters: N, trainable parameters of the denoiser. n_matrix_parameters: 12·d²·depth.
     atoms_seen: D, real atoms with repeats. flops: C of docs/method.md. flops_total: C and the frozen encoder.
     final_loss: EMA validation loss on the fixed (t, noise) grid; NaN where there is none.
+    constant_loss: what the best constant prediction would score there: the loss of having learned nothing.
     autoencoder_id, data_fingerprint: losses compare only where both agree.
     status: one of STATUSES. note: why a point has no result, in a few words.
     """
@@ -58,6 +59,7 @@ class Point:
     flops_total: float = 0.0
     seed: int = 0
     final_loss: float = math.nan
+    constant_loss: float = math.nan
     curve: LossCurve = field(default_factory=LossCurve)
     rates: dict[str, Rate] = field(default_factory=dict)
     status: str = "done"
@@ -94,7 +96,7 @@ class Point:
                 f"expected a record written by Point.to_json"
             )
         values = dict(record)
-        for key in ("epochs", "flops", "flops_total", "final_loss"):
+        for key in ("epochs", "flops", "flops_total", "final_loss", "constant_loss"):
             if key in values:
                 values[key] = float(values[key])
         curve = values.get("curve", {})

@@ -11,10 +11,17 @@ from adit_scale.evaluation.statistics import Rate
 from adit_scale.scaling.study_data import Point
 from adit_scale.scaling.trends import Trend, metric_names, rate_trends
 
-# The two rates that stand in the table of every study; all others are in the CSV and the report.
+# The rates that stand in the table of every study; all others are in the CSV and the report.
 MOLECULE_VALIDITY = "molecule/edm_validity"
+ATOM_STABILITY = "molecule/edm_atom_stability"
 CRYSTAL_VALIDITY = "crystal/validity"
+TABLE_RATES = {
+    "molecule validity": MOLECULE_VALIDITY,
+    "stable atoms": ATOM_STABILITY,
+    "crystal validity": CRYSTAL_VALIDITY,
+}
 REFERENCE_ROW = "real data"
+CONSTANT_ROW = "constant"
 
 
 def by_size(points: Sequence[Point]) -> list[Point]:
@@ -48,27 +55,29 @@ def trend_text(trend: Trend) -> str:
 
 
 def render_table(points: Sequence[Point], reference_scores: Mapping[str, Rate] | None = None) -> str:
-    """A Markdown table, aligned for a terminal; the last row is the real data's own score.
+    """A Markdown table, aligned for a terminal; below the points the bounds between which they lie.
 
-    Below it, for each of the two validities, whether it rises with size or stays within noise.
+    ``constant`` is the loss of the best constant prediction, ``real data`` the data's own score. Below the
+    table, for each rate in it, whether it rises with size or stays within noise.
     """
     reference_scores = reference_scores or {}
-    header = ["size", "parameters", "final loss", "molecule validity", "crystal validity", "status"]
+    header = ["size", "parameters", "final loss", *TABLE_RATES, "status"]
     rows = [
         [
             p.label,
             parameters(p.n_parameters),
             loss_text(p.final_loss),
-            rate_text(p.rates.get(MOLECULE_VALIDITY)),
-            rate_text(p.rates.get(CRYSTAL_VALIDITY)),
+            *(rate_text(p.rates.get(name)) for name in TABLE_RATES.values()),
             p.status,
         ]
         for p in by_size(points)
     ]
-    ceiling = [rate_text(reference_scores.get(name)) for name in (MOLECULE_VALIDITY, CRYSTAL_VALIDITY)]
+    constant = {loss_text(p.constant_loss) for p in points if math.isfinite(p.constant_loss)}
+    rows += [[CONSTANT_ROW, "", loss, *("" for _ in TABLE_RATES), ""] for loss in sorted(constant)]
+    ceiling = [rate_text(reference_scores.get(name)) for name in TABLE_RATES.values()]
     rows.append([REFERENCE_ROW, "", "", *ceiling, ""])
     lines = _markdown(header, rows)
-    trends = rate_trends(_done(points), (MOLECULE_VALIDITY, CRYSTAL_VALIDITY))
+    trends = rate_trends(_done(points), tuple(TABLE_RATES.values()))
     if trends:
         lines += ["", *map(trend_text, trends.values())]
     return "\n".join(lines) + "\n"
@@ -76,7 +85,8 @@ def render_table(points: Sequence[Point], reference_scores: Mapping[str, Rate] |
 
 CSV_COLUMNS = (
     "label", "size", "seed", "status", "n_parameters", "n_matrix_parameters", "atoms_seen", "sets_seen",
-    "epochs", "flops", "flops_total", "final_loss", "autoencoder_id", "data_fingerprint", "note",
+    "epochs", "flops", "flops_total", "final_loss", "constant_loss", "autoencoder_id", "data_fingerprint",
+    "note",
 )  # fmt: skip
 
 

@@ -77,6 +77,7 @@ def _point(size: str, n: int, seed: int, loss: float, atoms: int, rng: np.random
         flops_total=flops + 2e6 * atoms,
         seed=seed,
         final_loss=loss,
+        constant_loss=27.5,
         curve=LossCurve(steps, (share * flops).tolist(), curve.tolist()),
         rates=rates,
         autoencoder_id="a1b2c3d4",
