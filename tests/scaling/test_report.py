@@ -113,8 +113,9 @@ def test_table_is_aligned_markdown_and_ends_with_the_real_data():
     lines = render_table(points, REFERENCE).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len({len(line) for line in table}) == 1
-    assert len(table) == 2 + len(points) + 1
+    assert len(table) == 2 + len(points) + 2
     assert table[0].split("|")[1].strip() == "size"
+    assert [cell.strip() for cell in table[-2].split("|")[1:4]] == ["constant", "", "27.5"]
     assert table[-1].startswith("| real data")
     assert "88.4% [86.3, 90.2]" in table[-1]
     assert lines[-2].startswith("molecule/edm_validity: within noise")
