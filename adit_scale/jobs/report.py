@@ -12,11 +12,10 @@ from adit_scale.jobs.node import CONFIG, DONE, NodeFolder, Result, failure_reaso
 from adit_scale.models.ladder import denoiser_parameters, n_mat
 from adit_scale.scaling.points import epoch_contents
 from adit_scale.scaling.report import ReportResult, write_report
-from adit_scale.scaling.study_data import Point, parse_rates, read_evaluation, read_loss_curve
-from adit_scale.tracking.journal import read_journal, series
+from adit_scale.scaling.study_data import Point, read_evaluation, read_loss_curve
+from adit_scale.tracking.journal import FILE_NAME, read_journal, series
 
 CONSTANT_KEY = "validation/constant_predictor_loss"
-FLOPS_KEY = "validation/flops_cum"
 
 
 def run(node: NodeFolder, config: StudyConfig) -> Result:
@@ -41,7 +40,7 @@ def _point(node: NodeFolder, label: str) -> Point:
     shape = config.model.denoiser
     inputs = NodeFolder.load(run_folder).inputs
     seen = _last_values(run_folder)
-    curve = read_loss_curve(run_folder, flops_key=FLOPS_KEY)
+    curve = read_loss_curve(run_folder)
     finished = (run_folder / DONE).is_file()
     status, note = _outcome(run_folder, evaluation)
     return Point(
@@ -58,7 +57,7 @@ def _point(node: NodeFolder, label: str) -> Point:
         final_loss=curve.loss[-1] if finished and curve.loss else float("nan"),
         constant_loss=seen.get(CONSTANT_KEY, float("nan")),
         curve=curve,
-        rates=read_evaluation(evaluation)[0] if (evaluation / DONE).is_file() else {},
+        rates=read_evaluation(evaluation) if (evaluation / DONE).is_file() else {},
         status=status,
         autoencoder_id=NodeFolder.load(inputs["autoencoder"]).id,
         data_fingerprint=read_done(inputs["shards"])["fingerprint"],
@@ -74,13 +73,15 @@ def _outcome(run_folder: Path, evaluation: Path) -> tuple[str, str]:
             return "done", ""
         return "done", f"not scored: {failure_reason(evaluation) or 'its evaluation did not run'}"
     if reason is None:
+        if (run_folder / FILE_NAME).is_file():
+            return "running", "has not reached its last step"
         return "missing", "did not run"
     return ("diverged" if "non-finite" in reason else "failed"), reason
 
 
 def _last_values(run_folder: Path) -> dict[str, float]:
     """The last value of each counter that a point is described by."""
-    path = run_folder / "journal.jsonl"
+    path = run_folder / FILE_NAME
     if not path.is_file():
         return {}
     records = read_journal(path)
@@ -92,7 +93,7 @@ def _reference_scores(node: NodeFolder) -> dict[str, Rate]:
     """The real data's scores; points share one reference unless the study varies the data."""
     for name, folder in node.finished_inputs().items():
         if name.startswith("reference/"):
-            return parse_rates(read_done(folder)["scores"], where=str(folder / DONE))
+            return read_evaluation(folder)
     return {}
 
 

@@ -278,7 +278,9 @@ def _quality(fit: LawFit, n: Array, loss: Array) -> list[str]:
         notes.append("no interval: as many sizes as parameters and no seed noise known; add seeds or sizes")
     if fit.noise.kind == "residual" and fit.noise.dof <= 2:
         notes.append(f"the interval rests on {fit.noise.dof:.0f} degrees of freedom; add seeds or sizes")
-    if fit.exponent is not None and fit.exponent.low <= 0:
+    if fit.exponent is not None and fit.exponent.high < 0:
+        notes.append("the interval of α lies below 0: loss rises with size")
+    elif fit.exponent is not None and fit.exponent.low <= 0:
         notes.append("the interval of α includes 0: no fall of loss with size beyond the noise")
     n_parameters = 3 if fit.form == "offset" else 2
     lack = lack_of_fit(n, np.log(loss), np.log(fit.law(n)), n_parameters)

@@ -23,6 +23,7 @@ from adit_scale.scaling.plots import (
     domains_of,
     drawn_and_flat,
     envelope,
+    error_bars,
     finite_curve,
     jitter,
     law_text,
@@ -174,8 +175,8 @@ def _marked(
     figure: go.Figure, n: float, loss: float, interval: Interval | None, symbol: str, color: str, name: str
 ) -> None:
     bars = None
-    if interval is not None:
-        bars = {"array": [interval.high - loss], "arrayminus": [loss - interval.low], "symmetric": False}
+    if lengths := error_bars(loss, interval):
+        bars = {"array": lengths[1], "arrayminus": lengths[0], "symmetric": False}
     marker = {"symbol": symbol, "size": 11, "color": color, "line": {"width": 2}}
     figure.add_scatter(x=[n], y=[loss], mode="markers", marker=marker, error_y=bars, name=name)
 

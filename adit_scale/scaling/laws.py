@@ -103,15 +103,17 @@ def _projected_starts(x: Array, log_loss: Array, delta: float) -> Array:
 
     Residuals are relative, (L̂ − L)/L, which is the log residual to first order.
     """
-    inverse = np.exp(-log_loss)  # (R, P): column of E
-    log_floor = log_loss.min(axis=1) + LOG_OFFSET_FLOOR
+    lowest = log_loss.min(axis=1)
+    # (R, P): column of E, in units of the row's smallest loss, so that no resample can overflow a product.
+    inverse = np.exp(lowest[:, None] - log_loss)
+    log_floor = lowest + LOG_OFFSET_FLOOR
     thetas, objectives = [], []
     for exponent in EXPONENT_GRID:
         power = np.exp(-exponent * x) * inverse  # column of A
         offset, scale = _nonnegative_pair(inverse, power)
         with np.errstate(divide="ignore"):
-            log_offset = np.maximum(np.log(offset), log_floor)
-            log_scale = np.maximum(np.log(scale), log_floor)
+            log_offset = np.maximum(np.log(offset) + lowest, log_floor)
+            log_scale = np.maximum(np.log(scale) + lowest, log_floor)
         theta = np.stack([log_offset, log_scale, np.full_like(log_scale, exponent)], axis=-1)
         thetas.append(theta)
         objectives.append(huber(_log_law(theta, x) - log_loss, delta).sum(axis=1))

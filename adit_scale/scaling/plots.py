@@ -26,6 +26,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatterSciNotati
 from adit_scale.evaluation.statistics import Rate
 from adit_scale.scaling.fit import ScalingFit
 from adit_scale.scaling.laws import Array
+from adit_scale.scaling.resampling import Interval
 from adit_scale.scaling.study_data import LossCurve, Point
 from adit_scale.scaling.table import by_size, parameters
 from adit_scale.scaling.trends import Trend
@@ -102,6 +103,13 @@ def band_grid(points: Sequence[Point], reach: float = 1.0) -> Array:
     """Parameters along the fitted curve: the range of the points, and to ``reach`` if that is larger."""
     n = [p.n_parameters for p in points]
     return np.geomspace(min(n) / 1.15, max(*n, reach) * 1.15, N_BAND_POINTS)
+
+
+def error_bars(value: float, interval: Interval | None) -> list[list[float]] | None:
+    """[[length below], [length above]] of ``value``; 0 where rounding leaves it outside its interval."""
+    if interval is None:
+        return None
+    return [[max(0.0, value - interval.low)], [max(0.0, interval.high - value)]]
 
 
 def law_text(fit: ScalingFit, power: str = "N^{0}") -> str:
@@ -305,9 +313,7 @@ def _held_out(axes: Axes, fit: ScalingFit) -> None:
     held = fit.held_out
     if held is None:
         return
-    error = None
-    if held.interval is not None:
-        error = [[held.predicted - held.interval.low], [held.interval.high - held.predicted]]
+    error = error_bars(held.predicted, held.interval)
     label = f"{held.size} predicted from the smaller sizes: {100 * held.error:+.1f}%"
     axes.errorbar([held.n_parameters], [held.predicted], yerr=error, fmt="D", color=HELD_OUT_COLOR, ms=6,
                   capsize=4, zorder=5, label=label)  # fmt: skip
@@ -317,9 +323,7 @@ def _forecast(axes: Axes, fit: ScalingFit) -> None:
     forecast = fit.forecast
     if forecast is None:
         return
-    error = None
-    if forecast.interval is not None:
-        error = [[forecast.loss - forecast.interval.low], [forecast.interval.high - forecast.loss]]
+    error = error_bars(forecast.loss, forecast.interval)
     axes.errorbar([forecast.n_parameters], [forecast.loss], yerr=error, fmt="s", color=GREY, ms=6, capsize=4,
                   markerfacecolor="white", label=f"next size, {parameters(forecast.n_parameters)}: "
                   f"{forecast.loss:.3g}, {forecast.flops_total:.2g} FLOPs")  # fmt: skip

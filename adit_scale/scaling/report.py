@@ -85,7 +85,8 @@ def write_report(
     fit, no_fit = _try_fit(points, config, seed_noise)
     done = [p for p in points if p.status == "done"]
     metrics = metric_names(points, reference_scores)
-    trends = rate_trends(done, metrics)
+    # Uniqueness falls with the number of valid samples, which itself changes with size.
+    trends = rate_trends(done, [m for m in metrics if not m.endswith("uniqueness")])
     headline = _headline(fit, no_fit, trends, done)
     table_text = render_table(points, reference_scores)
     result = ReportResult(
@@ -148,6 +149,8 @@ def _law_sentence(fit: ScalingFit) -> str:
     sizes = sorted(p.n_parameters for p in fit.used)
     span = f"from {parameters(sizes[0])} to {parameters(sizes[-1])} parameters"
     interval = fit.fit.exponent
+    if interval is not None and interval.high < 0:
+        return f"final loss rises with size {span} ({law_text(fit)})"
     if interval is not None and interval.low <= 0:
         return f"final loss does not change with size beyond the noise {span} ({law_text(fit)})"
     condition = "" if fit.identifiable else " (E not identifiable, taken as 0)"

@@ -15,7 +15,7 @@ from typing import Any
 
 from adit_scale.errors import DataError
 from adit_scale.evaluation.statistics import Rate
-from adit_scale.tracking.journal import read_journal, series
+from adit_scale.tracking.journal import FILE_NAME, read_journal, series
 
 # Keys of a diffusion run's journal (kind "metrics").
 VALIDATION_LOSS_KEY = "validation/loss"
@@ -122,20 +122,18 @@ def load_points(path: Path) -> list[Point]:
     return [Point.from_json(record) for record in records]
 
 
-def read_loss_curve(
-    run_folder: Path, loss_key: str = VALIDATION_LOSS_KEY, flops_key: str = FLOPS_KEY
-) -> LossCurve:
+def read_loss_curve(run_folder: Path) -> LossCurve:
     """Validation loss against cumulative FLOPs from a run's journal; empty when it has no such values yet.
 
     A step logged twice counts once, with its last value. FLOPs of a step are those logged at it or at the
     last step before it.
     """
-    path = run_folder / "journal.jsonl"
+    path = run_folder / FILE_NAME
     if not path.is_file():
         return LossCurve()
     records = read_journal(path)
-    loss_steps, losses = series(records, loss_key)
-    flops_steps, flops = series(records, flops_key)
+    loss_steps, losses = series(records, VALIDATION_LOSS_KEY)
+    flops_steps, flops = series(records, FLOPS_KEY)
     flops_at = sorted(dict(zip(flops_steps, flops, strict=True)).items())
     curve = LossCurve()
     position = -1
@@ -148,19 +146,16 @@ def read_loss_curve(
     return curve
 
 
-def read_evaluation(node_folder: Path) -> tuple[dict[str, Rate], dict[str, Rate]]:
-    """(scores of the samples, scores of the real data) from an evaluation node's ``DONE.json``.
+def read_evaluation(node_folder: Path) -> dict[str, Rate]:
+    """The scores in the ``DONE.json`` of an evaluation node (samples) or a reference node (real data).
 
     Raises DataError when the file is missing or holds no such rates.
     """
     path = node_folder / "DONE.json"
     record = _load_json(path)
     if not isinstance(record, dict) or "scores" not in record:
-        raise DataError(f'{path}: no "scores"; expected the DONE.json of an evaluation node')
-    return (
-        parse_rates(record["scores"], where=str(path)),
-        parse_rates(record.get("reference_scores", {}), where=str(path)),
-    )
+        raise DataError(f'{path}: no "scores"; expected the DONE.json of an evaluation or reference node')
+    return parse_rates(record["scores"], where=str(path))
 
 
 def parse_rates(record: Mapping[str, Any], where: str) -> dict[str, Rate]:

@@ -151,6 +151,15 @@ class Checkpoint:
                 f"{fingerprint[:16]}; resume needs the same data (check data.shards, or use a new run folder)"
             )
 
+    def check_precision(self, precision: str) -> None:
+        """Raises CheckpointError when matrix products would be of another precision than before."""
+        saved = self.state.config["parallel"]["precision"]
+        if saved != precision:
+            raise CheckpointError(
+                f"{self.folder}: trained in {saved}, to be resumed in {precision}; one run keeps one "
+                f"precision: set parallel.precision={saved} or use a new run folder"
+            )
+
     def read(self, parameter: str, start: int, length: int, key: str) -> Tensor:
         """Elements ``start`` to ``start + length`` of a flattened parameter's ``key``, fp32."""
         out = torch.empty(length)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime import bf16_optimizer
 from torch import Tensor, nn
 
 from adit_scale.training.config import OptimConfig, ParallelConfig
@@ -42,6 +43,7 @@ class Fragment:
 def init_distributed(device: torch.device) -> None:
     """Join the process group described by the environment (torchrun, or RANK=0 WORLD_SIZE=1)."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    bf16_optimizer.see_memory_usage = lambda *_, **__: None  # else a dozen lines of memory at every start
     # DeepSpeed would compile a shared-memory all-reduce in C++ at first use, which needs a compiler, takes
     # tens of seconds and leaves a lock file behind when killed; gloo serves as well here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

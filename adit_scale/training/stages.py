@@ -267,7 +267,7 @@ class DiffusionStage(Stage):
         )
         x_t_td = interpolate(x_0_td, x_1_td, t_s, layout)
         x_1_hat_td = forward(x_t_td, t_s, domain_s, spacegroup_s, layout, self_condition)
-        loss_s = flow_matching_loss(x_1_hat_td, x_1_td, t_s, layout) * layout.real_s
+        loss_s = flow_matching_loss(x_1_hat_td, x_1_td, t_s, layout)
         return loss_s.sum() / totals.n_sets, self._sums(loss_s.detach(), t_s, batch)
 
     def validation_sums(self, module: nn.Module, batch: PackedBatch) -> Sums:
@@ -282,7 +282,7 @@ class DiffusionStage(Stage):
             x_t_td = interpolate(x_0_td, x_1_td, t_s, layout)
             x_1_hat_td = module(x_t_td, t_s, batch.domain_s, batch.spacegroup_s, layout, False)
             total_s += flow_matching_loss(x_1_hat_td, x_1_td, t_s, layout).double()
-        loss_s = total_s / len(VALIDATION_TIMES) * layout.real_s
+        loss_s = total_s / len(VALIDATION_TIMES)
         sums: Sums = {"loss": (loss_s.sum(), layout.real_s.sum().double())}
         for domain, name in DOMAIN_NAMES.items():
             chosen_s = layout.real_s & (batch.domain_s == domain)

@@ -231,6 +231,7 @@ class Trainer:
         if found is not None:
             found.check_model(self.engine.shapes)
             found.check_data(self.loader.fingerprint)
+            found.check_precision(self.config.parallel.precision)
             saved = found.state
             self.engine.load(found.read, saved.applied_steps)
             for fragment, average in zip(self.fragments, self.ema.average, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -40,17 +39,6 @@ def load_denoiser(folder: Path) -> Denoiser:
     network = Denoiser(DenoiserConfig(**_settings(folder, DenoiserConfig)))
     _load(network, folder)
     return network.eval()
-
-
-def digest(folder: Path) -> str:
-    """sha256 over the weights and the settings that shape them; a consumer verifies it before use."""
-    total = hashlib.sha256()
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: missing; expected the weights of a finished training run")
-        total.update(path.read_bytes())
-    return total.hexdigest()
 
 
 def _settings(folder: Path, kind: type) -> dict:

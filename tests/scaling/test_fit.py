@@ -67,6 +67,13 @@ def test_losses_that_do_not_fall_are_called_noise():
     assert any("includes 0" in w for w in result.warnings)
 
 
+def test_losses_that_rise_are_not_called_noise():
+    result = fit_points(simulated_points(offset=0.0, scale=0.1, exponent=-0.1, noise=0.002), bootstrap=100)
+    assert result.fit.exponent.high < 0
+    assert any("lies below 0: loss rises with size" in w for w in result.warnings)
+    assert not any("includes 0" in w for w in result.warnings)
+
+
 def test_three_points_give_a_power_law_with_a_wide_interval_and_warnings():
     sizes = {"a": 90_000, "b": 400_000, "c": 2_000_000}
     result = fit_points(simulated_points(sizes, offset=0.0, exponent=0.2, noise=0.002))

@@ -74,3 +74,12 @@ def test_rows_do_not_depend_on_each_other():
     together = fit_laws(N, log_loss, with_offset=True)
     alone = fit_laws(N, log_loss[7], with_offset=True)
     assert together.exponent[7] == pytest.approx(alone.exponent[0], rel=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_resample_far_in_the_tail_overflows_nothing():
+    """At one degree of freedom some resamples lie hundreds away in log loss; a NaN would spoil intervals."""
+    law = np.log(0.3 + 8 * N**-0.25)
+    tails = np.outer([180.0, 500.0], [1, -1, 0.5, -0.7, 0.2, -0.4])
+    draws = fit_laws(N, law + tails, with_offset=True)
+    assert np.isfinite([draws.offset, draws.log_scale, draws.exponent, draws.objective]).all()

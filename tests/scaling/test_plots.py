@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from adit_scale.scaling.fit import fit_points
-from adit_scale.scaling.plots import envelope, law_text, log_ticks, plot_loss_vs_size, size_colors
+from adit_scale.scaling.interactive import loss_vs_size
+from adit_scale.scaling.plots import (
+    envelope,
+    error_bars,
+    law_text,
+    log_ticks,
+    plot_loss_vs_size,
+    size_colors,
+)
+from adit_scale.scaling.resampling import Interval
 from adit_scale.scaling.study_data import LossCurve
 from adit_scale.scaling.table import parameters
 from tests.scaling.simulated import simulated_points
@@ -59,6 +68,15 @@ def test_figure_of_final_loss_holds_runs_law_band_and_prediction():
     assert [next(label for label in labels if start in label) for start in ("95% band", "L = ", "runs")]
     assert any("dit_256 predicted from the smaller sizes" in label for label in labels)
     assert any(label.startswith("next size, 22.9 M") for label in labels)
+
+
+def test_runs_without_any_scatter_are_drawn():
+    """Then the interval is as narrow as rounding, and the prediction may lie just outside it."""
+    points = simulated_points(noise=0.0, seeds=(0, 1))
+    fit = fit_points(points, bootstrap=100)
+    plot_loss_vs_size(points, fit)
+    loss_vs_size(points, fit)
+    assert error_bars(1.0, Interval(1.5, 2.0)) == [[0.0], [1.0]]
 
 
 def test_words():

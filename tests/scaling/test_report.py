@@ -12,6 +12,7 @@ import struct
 import pytest
 
 from adit_scale.errors import DataError
+from adit_scale.evaluation.statistics import Rate
 from adit_scale.scaling.config import SweepConfig
 from adit_scale.scaling.report import write_report
 from adit_scale.scaling.study_data import load_points
@@ -131,6 +132,17 @@ def test_two_sizes_make_a_report_without_a_law(tmp_path):
     assert result.headline == "No scaling law: 2 sizes have a usable loss, expected at least 3."
     assert json.loads(result.fit_json.read_text())["no_fit"].startswith("2 sizes")
     assert result.html.is_file()
+
+
+def test_a_rising_loss_and_uniqueness_are_reported_for_what_they_are(tmp_path):
+    """Distinct among valid samples falls as more are valid: no trend of the model, so none is given."""
+    points = [
+        dataclasses.replace(p, rates={**p.rates, "molecule/edm_uniqueness": Rate(400 - 50 * i, 400)})
+        for i, p in enumerate(simulated_points(offset=0.0, scale=0.1, exponent=-0.1, noise=0.002))
+    ]
+    result = write_report(points, {}, CONFIG, tmp_path, 5)
+    assert result.headline.startswith("Final loss rises with size from 87 k to 9.8 M parameters")
+    assert set(result.trends) == set(simulated_points()[0].rates)
 
 
 def test_a_study_without_any_result_is_still_drawn(tmp_path):

@@ -71,13 +71,16 @@ def test_loss_curve_of_a_journal_pairs_losses_with_flops(tmp_path):
 
 def test_evaluation_node_is_read_and_its_faults_are_named(tmp_path):
     done = {
-        "scores": {"crystal/validity": {"successes": 75, "trials": 100, "low": 0.66, "high": 0.82}},
-        "reference_scores": {"crystal/validity": Rate(886, 1000).to_dict()},
+        "scores": {
+            "crystal/validity": {"successes": 75, "trials": 100, "low": 0.66, "high": 0.82},
+            "crystal/structural_validity": Rate(886, 1000).to_dict(),
+        }
     }
     (tmp_path / "DONE.json").write_text(json.dumps(done))
-    scores, reference = read_evaluation(tmp_path)
-    assert scores == {"crystal/validity": Rate(75, 100)}
-    assert reference == {"crystal/validity": Rate(886, 1000)}
+    assert read_evaluation(tmp_path) == {
+        "crystal/validity": Rate(75, 100),
+        "crystal/structural_validity": Rate(886, 1000),
+    }
     (tmp_path / "DONE.json").write_text('{"scores": {"a": {"successes": 3}}}')
     with pytest.raises(DataError, match="rate 'a' is"):
         read_evaluation(tmp_path)

@@ -11,6 +11,7 @@ from adit_scale.errors import CheckpointError
 from adit_scale.training import checkpoint
 from adit_scale.training.checkpoint import Checkpoint, TrainState
 
+CONFIG = {"parallel": {"precision": "bf16"}}
 SHAPES = {"w": [2, 3], "b": [3]}
 TENSORS = {
     "master|w|0": torch.arange(6.0),
@@ -22,7 +23,7 @@ TENSORS = {
 @pytest.fixture
 def root(tmp_path: Path, single_process) -> Path:
     for step in (4, 8):
-        state = TrainState(step=step, shapes=SHAPES, fingerprint="a" * 64)
+        state = TrainState(step=step, shapes=SHAPES, fingerprint="a" * 64, config=CONFIG)
         checkpoint.save(tmp_path / "checkpoints", state, TENSORS)
     return tmp_path / "checkpoints"
 
@@ -76,6 +77,9 @@ def test_another_model_or_data_set_is_refused(root):
         newest.check_model({"w": torch.Size([4, 3]), "b": torch.Size([3])})
     with pytest.raises(CheckpointError, match="parameter c has shape none in the checkpoint"):
         newest.check_model({"w": torch.Size([2, 3]), "b": torch.Size([3]), "c": torch.Size([1])})
+    newest.check_precision("bf16")
+    with pytest.raises(CheckpointError, match=r"trained in bf16, to be resumed in fp32.*precision=bf16"):
+        newest.check_precision("fp32")
     with pytest.raises(CheckpointError, match="data set aaaaaaaaaaaaaaaa, but the shards given are bbbb"):
         newest.check_data("b" * 64)
 
