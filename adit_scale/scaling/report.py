@@ -19,9 +19,8 @@ from adit_scale.scaling.fit import Interval, LawFit, ScalingFit, fit_points
 from adit_scale.scaling.plots import law_text, write_pngs
 from adit_scale.scaling.study_data import Point, json_safe, save_points
 from adit_scale.scaling.table import (
-    CRYSTAL_VALIDITY,
-    MOLECULE_VALIDITY,
     REFERENCE_ROW,
+    TABLE_RATES,
     by_size,
     loss_text,
     parameters,
@@ -131,7 +130,7 @@ def _try_fit(
 def _headline(fit: ScalingFit | None, no_fit: str, trends: Mapping[str, Trend], done: Sequence[Point]) -> str:
     """One sentence that a reader may quote."""
     parts = [f"no scaling law: {no_fit.split(';')[0]}" if fit is None else _law_sentence(fit)]
-    for name, label in ((MOLECULE_VALIDITY, "molecule validity"), (CRYSTAL_VALIDITY, "crystal validity")):
+    for label, name in TABLE_RATES.items():
         trend = trends.get(name)
         if trend is None:
             continue

@@ -17,7 +17,7 @@ ATOM_STABILITY = "molecule/edm_atom_stability"
 CRYSTAL_VALIDITY = "crystal/validity"
 TABLE_RATES = {
     "molecule validity": MOLECULE_VALIDITY,
-    "stable atoms": ATOM_STABILITY,
+    "atom stability": ATOM_STABILITY,
     "crystal validity": CRYSTAL_VALIDITY,
 }
 REFERENCE_ROW = "real data"
