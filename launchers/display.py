@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from adit_scale.jobs.node import LOG, failure_reason
+from adit_scale.jobs.node import ATTEMPT, LOG, failure_reason
 from launchers.graph import Node
 
 REFRESH_S = 1.0
@@ -114,9 +114,10 @@ def training_progress(journal: Path, steps: int) -> str:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that is not empty."""
+    """The last line of a log that is not empty; nothing where an attempt has only begun."""
     lines = [line.strip() for line in _tail(path) if line.strip()]
-    return lines[-1].rpartition("\r")[2] if lines else ""
+    last = lines[-1].rpartition("\r")[2] if lines else ""
+    return "" if last.startswith(ATTEMPT) else last
 
 
 def duration(seconds: float | None) -> str:
