@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from adit_scale.tracking.journal import events, read_journal
+from adit_scale.tracking.journal import events, read_journal, series
 from adit_scale.training import checkpoint
 from tests.training import runs
 
@@ -104,3 +104,17 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, shards, autoenc
     (rejected,) = events(read_journal(folder), "checkpoint_rejected")
     assert str(shard) in rejected["values"]["problem"]
     assert rejected["step"] == checkpoint.Checkpoint(before).state.step
+
+
+def test_another_zero_stage_goes_on_from_the_fragments(tmp_path, shards, autoencoder):
+    """Fragments carry their own addresses, so ZeRO 1's are ZeRO 3's too: the same losses follow."""
+    losses = {}
+    for zero_stage in (1, 3):
+        folder = runs.prepare(tmp_path / str(zero_stage), runs.small_study(shards, 8), "diffusion")
+        runs.run([folder], 1, autoencoder)
+        runs.prepare(folder, runs.small_study(shards, 12, zero_stage=zero_stage), "diffusion")
+        runs.run([folder], 1, autoencoder)
+        steps, losses[zero_stage] = series(read_journal(folder), "train/loss")
+        assert steps == list(range(1, 13))
+    assert losses[1][:9] == losses[3][:9]  # the first step after loading sees the same weights
+    assert losses[3] == pytest.approx(losses[1], rel=1e-5)
