@@ -62,7 +62,7 @@ def _varlen(q_thd: Tensor, k_thd: Tensor, v_thd: Tensor, layout: PackedLayout) -
 def _grouped_sdpa(q_thd: Tensor, k_thd: Tensor, v_thd: Tensor, layout: PackedLayout) -> Tensor:
     dtype = q_thd.dtype
     if q_thd.device.type == "cpu" and dtype == torch.bfloat16:
-        # The CPU kernel's bf16 backward takes about eight times its fp32 one on sets of a dozen atoms.
+        # On sets of a dozen atoms the CPU kernel's bf16 backward takes eight times its fp32 one.
         q_thd, k_thd, v_thd = q_thd.float(), k_thd.float(), v_thd.float()
     # ``split`` and ``cat``, not slices: the gradient of a slice is a zero-filled copy of the whole batch.
     atoms_a_group = [n * count for n, count in layout.groups]

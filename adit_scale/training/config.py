@@ -123,7 +123,8 @@ class DiffusionStageConfig(StageConfig):
 class ParallelConfig:
     """How a run is spread over processes: no setting here changes which numbers are computed.
 
-    precision: of matrix products, and so the rounding of everything behind them; ``auto`` takes bf16 where the device multiplies it faster, else fp32.
+    precision: of matrix products, and so the rounding of everything behind them;
+        ``auto`` takes bf16 where the device multiplies it faster, else fp32.
     micro_batch_atoms: capacity of a micro-batch on one device.
     threads: CPU threads a process; 0 divides the machine's cores among the processes.
     """
