@@ -29,6 +29,8 @@ class AtomSet:
     dataset: the name of the data set it came from.
     spacegroup: international number; 0 = unknown or not periodic.
     id: unique within its data set.
+    group: sets of one group stay in one split, such as the conformers of a molecule; "" is a group of its
+        own. Known while data are built, not stored.
     """
 
     numbers: np.ndarray
@@ -38,6 +40,7 @@ class AtomSet:
     dataset: str
     spacegroup: int = 0
     id: str = ""
+    group: str = ""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -103,37 +106,35 @@ class PackedLayout:
         With capacities, T and S are exactly those: spare atoms form one tail set and spare sets are
         empty. Without, T and S are what the sizes need. No sizes at all give one dummy atom.
         """
-        real = [int(n) for n in sizes]
-        assert all(n >= 1 for n in real), f"a set needs at least one atom: {real}"
-        padded = list(real)
-        spare = (capacity_atoms or 0) - sum(real)
+        real = np.asarray(sizes, dtype=np.int64).reshape(-1)
+        assert (real >= 1).all(), f"a set needs at least one atom: {real.tolist()}"
+        spare = (capacity_atoms or 0) - int(real.sum())
         if capacity_atoms is not None:
-            assert spare >= 0, f"{sum(real)} atoms do not fit capacity {capacity_atoms}"
-        if not padded and capacity_atoms is None:
+            assert spare >= 0, f"{real.sum()} atoms do not fit capacity {capacity_atoms}"
+        if not len(real) and capacity_atoms is None:
             spare = 1
-        if spare > 0:
-            padded.append(spare)
+        padded = np.append(real, spare) if spare > 0 else real
         if capacity_sets is not None:
             assert len(padded) <= capacity_sets, f"{len(padded)} sets over {capacity_sets}"
-            padded.extend([0] * (capacity_sets - len(padded)))
-        sizes_s = torch.tensor(padded, dtype=torch.int64)
-        offsets = torch.zeros(len(padded) + 1, dtype=torch.int64)
-        torch.cumsum(sizes_s, 0, out=offsets[1:])
-        set_of_atom_t = torch.repeat_interleave(torch.arange(len(padded)), sizes_s)
-        index_in_set_t = torch.arange(len(set_of_atom_t)) - offsets[set_of_atom_t]
-        real_s = torch.arange(len(padded)) < len(real)
+            padded = np.append(padded, np.zeros(capacity_sets - len(padded), dtype=np.int64))
+        offsets = np.zeros(len(padded) + 1, dtype=np.int64)
+        np.cumsum(padded, out=offsets[1:])
+        set_of_atom_t = np.repeat(np.arange(len(padded)), padded)
         return PackedLayout(
-            offsets=offsets,
-            set_of_atom_t=set_of_atom_t,
-            index_in_set_t=index_in_set_t,
-            real_s=real_s,
-            real_t=real_s[set_of_atom_t],
+            offsets=torch.from_numpy(offsets),
+            set_of_atom_t=torch.from_numpy(set_of_atom_t),
+            index_in_set_t=torch.from_numpy(np.arange(len(set_of_atom_t)) - np.repeat(offsets[:-1], padded)),
+            real_s=torch.arange(len(padded)) < len(real),
+            real_t=torch.arange(len(set_of_atom_t)) < int(real.sum()),
             groups=_runs(padded),
-            max_atoms=max([*padded, max_atoms or 0]),
+            max_atoms=max(int(padded.max(initial=0)), max_atoms or 0),
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> PackedLayout:
         return replace(self, **_tensors_moved(self, device, non_blocking))
+
+    def pin_memory(self) -> PackedLayout:
+        return replace(self, **_tensors_pinned(self))
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,10 @@ class PackedBatch:
         layout = self.layout.to(device, non_blocking)
         return replace(self, layout=layout, **_tensors_moved(self, device, non_blocking))
 
+    def pin_memory(self) -> PackedBatch:
+        """The batch in page-locked memory, from which copies to a CUDA device run beside its work."""
+        return replace(self, layout=self.layout.pin_memory(), **_tensors_pinned(self))
+
     def replace(self, **changes: Any) -> PackedBatch:
         return replace(self, **changes)
 
@@ -184,15 +189,12 @@ def _cosine(u: Tensor, v: Tensor) -> Tensor:
     return (u * v).sum(-1) / (u.norm(dim=-1) * v.norm(dim=-1)).clamp(min=1e-12)
 
 
-def _runs(sizes: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def _runs(sizes: np.ndarray) -> tuple[tuple[int, int], ...]:
     """Run-length encoding of set sizes; empty sets hold no atoms and are left out."""
-    runs: list[list[int]] = []
-    for n in sizes:
-        if n and runs and runs[-1][0] == n:
-            runs[-1][1] += 1
-        elif n:
-            runs.append([n, 1])
-    return tuple((n, count) for n, count in runs)
+    sizes = sizes[sizes > 0]
+    starts = np.flatnonzero(np.diff(sizes, prepend=-1))
+    counts = np.diff(starts, append=len(sizes))
+    return tuple(zip(sizes[starts].tolist(), counts.tolist(), strict=True))
 
 
 def _tensors_moved(value: PackedLayout | PackedBatch, device: torch.device | str, non_blocking: bool) -> Any:
@@ -203,3 +205,8 @@ def _tensors_moved(value: PackedLayout | PackedBatch, device: torch.device | str
         for name, part in parts.items()
         if isinstance(part, Tensor)
     }
+
+
+def _tensors_pinned(value: PackedLayout | PackedBatch) -> Any:
+    parts = {f.name: getattr(value, f.name) for f in fields(value)}
+    return {name: part.pin_memory() for name, part in parts.items() if isinstance(part, Tensor)}

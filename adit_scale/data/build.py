@@ -1,63 +1,94 @@
-"""Raw structures into shards: split, shuffle, write, describe. The same input gives the same bytes."""
+"""Raw structures into shards: convert, sift, split, shuffle, write, describe. Same input, same bytes.
+
+Neither the number of processes, nor where a build was ended and begun again, nor what else is in the data
+set changes a structure's bytes or its split.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+import importlib.metadata
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adit_scale.atoms import CRYSTAL, DOMAIN_NAMES, MOLECULE, AtomSet
+from adit_scale.atoms import AtomSet
+from adit_scale.data.building.conversion import Progress, convert_sets, convert_sources, labels
+from adit_scale.data.building.describe import Census, describe
+from adit_scale.data.building.duplicates import find_duplicates
+from adit_scale.data.building.identity import (
+    STRUCTURES,
+    conversion,
+    read_lists,
+    refuse_repeated,
+    source_sha256,
+)
+from adit_scale.data.building.ledger import LEFT_OUT, STORED, Ledger, NothingUsableError
+from adit_scale.data.building.shuffling import bucket_bounds, distribute, load_bucket
+from adit_scale.data.building.splits import order_on_disk, split_of_sets
+from adit_scale.data.building.staging import bytes_of_sets
+from adit_scale.data.building.workplace import Workplace, code_sha256, refuse_used, workplace
+from adit_scale.data.building.writing import ShardWriter
 from adit_scale.data.config import DataConfig
-from adit_scale.data.manifest import MANIFEST_FILE, SPLITS, Manifest, SetTable, encode_set_tables
-from adit_scale.data.shards import write_shards
-from adit_scale.data.sources import Rejected, dataset_name, read_source
-from adit_scale.data.sources.structures import ELEMENT_SYMBOLS, UnusableStructure, standardise
+from adit_scale.data.manifest import SET_DTYPE, SPLITS, Manifest, encode_rows, sets_file
+from adit_scale.data.sources import Source, format_of
+from adit_scale.data.sources.source import bare_name
+from adit_scale.data.storage import LocalFolder
 from adit_scale.errors import DataError
 
-CONVERTER_VERSION = "1"
+__all__ = ["REJECTED_FILE", "Progress", "build", "build_from_sets", "source_identities"]
+
 REJECTED_FILE = "rejected.jsonl"
-Progress = Callable[[str, int], None]
+_LIBRARIES = ("numpy", "spglib", "pymatgen", "ase", "rdkit")
 
 
 def build(
-    sources: list[Path],
+    sources: Sequence[Source],
     out: Path,
     config: DataConfig,
     progress: Progress | None = None,
     overwrite: bool = False,
+    stated: dict[str, dict[str, Any]] | None = None,
 ) -> Manifest:
-    """Convert raw files into the data set folder ``out``.
+    """Convert raw files into the data set folder ``out``, in ``config.build_workers`` processes.
 
-    progress: called with a data set's name and the number of its structures read so far.
-    overwrite: replace a data set that stands at ``out`` already.
-    What is left out stands in ``out/rejected.jsonl`` with the reason.
-    Raises DataError for a file that cannot be read, two files of one name, no usable structure, or an
-    ``out`` that is in use.
+    progress: see ``Progress``. overwrite: replace a data set that stands at ``out`` already.
+    stated: by data set name, what else the manifest is to say, such as ``licence``.
+    What is left out stands in ``out/rejected.jsonl`` with the reason. A build that is ended early leaves
+    ``.NAME.partial`` beside ``out``; the same build goes on from it.
+    Raises DataError for a source that cannot be read, two files of one name, no usable structure, a full
+    disk, or an ``out`` that is in use.
     """
-    names = [dataset_name(path) for path in sources]
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise DataError(
-            f"two sources are called {repeated[0]!r}; data set names must differ: rename one file"
+    config.validate()
+    refuse_used(out, overwrite)
+    with workplace(out) as place:
+        before = _stamps(sources)
+        identities = source_identities(sources, progress)
+        place.begin(
+            {
+                "code": code_sha256(),
+                "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+                "settings": {key: getattr(config, key) for key in STRUCTURES},
+                "sources": identities,
+            }
         )
-    for path in sources:
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; check data.sources")
-    items = (item for path in sources for item in _watched(read_source(path), dataset_name(path), progress))
-    descriptions = {
-        name: {"source": path.name, "source_sha256": _file_sha256(path)}
-        for name, path in zip(names, sources, strict=True)
-    }
-    return _write_data_set(items, out, config, descriptions, overwrite)
+        pieces = convert_sources(sources, place.pieces, config, progress)
+        for source, stamp in zip(sources, before, strict=True):
+            if [stamp] != _stamps([source]):
+                place.discard()
+                raise DataError(f"{source.path}: was changed while it was read; build again")
+        said = _describe_sources(identities)
+        try:
+            ledger = Ledger.gather(pieces, {name: words["source"] for name, words in said.items()})
+        except NothingUsableError:
+            place.discard()
+            raise
+        for name, words in (stated or {}).items():
+            said[name] = {**said.get(name, {}), **words}
+        return _finish(place, ledger, config, said, progress, overwrite)
 
 
 def build_from_sets(
@@ -74,200 +105,134 @@ def build_from_sets(
         checked and brought to standard form (centred, Niggli-reduced) as if read from a file.
     sources_meta: by data set name, what the manifest is to say, such as ``source`` and ``licence``.
     """
-    items = _watched(_standardised(sets), "structures", progress)
-    return _write_data_set(items, out, config, sources_meta or {}, overwrite)
+    config.validate()
+    refuse_used(out, overwrite)
+    with workplace(out) as place:
+        place.begin({})
+        place.discard()
+        pieces = convert_sets(sets, place.pieces, config, progress)
+        ledger = Ledger.gather(
+            pieces, {n: words.get("source", n) for n, words in (sources_meta or {}).items()}
+        )
+        return _finish(place, ledger, config, sources_meta or {}, progress, overwrite)
 
 
-def _standardised(sets: Iterable[AtomSet]) -> Iterator[AtomSet | Rejected]:
-    for index, atom_set in enumerate(sets):
-        try:
-            yield standardise(atom_set)
-        except UnusableStructure as error:
-            yield Rejected(atom_set.dataset, index, atom_set.id, str(error))
+def source_identities(sources: Sequence[Source], progress: Progress | None = None) -> list[dict[str, str]]:
+    """Of each source its data set, its file's name, its sha256, and what else decides its structures' names.
 
-
-def _watched(
-    items: Iterable[AtomSet | Rejected], name: str, progress: Progress | None
-) -> Iterator[AtomSet | Rejected]:
-    for count, item in enumerate(items, start=1):
-        yield item
+    Raises DataError for sources that are missing or cannot make data sets together.
+    """
+    refuse_repeated([(s.dataset, bare_name(s.path)[0], s.path) for s in sources])
+    for source in sources:
+        if not source.path.exists():
+            raise DataError(f"{source.path}: no such file; check data.sources")
+        format_of(source)
+    found = []
+    for number, (source, label) in enumerate(zip(sources, labels(sources), strict=True)):
         if progress is not None:
-            progress(name, count)
+            progress("checking sources", number, len(sources))
+        row = {"dataset": source.dataset, "name": source.path.name, "sha256": source_sha256(source.path)}
+        found.append({**row, "split": source.split, "label": label})
+    return found
 
 
-def _write_data_set(
-    items: Iterable[AtomSet | Rejected],
-    out: Path,
+def _stamps(sources: Sequence[Source]) -> list[tuple[int, int]]:
+    """Sizes and times of change; 0 for what is missing."""
+    stats = [source.path.stat() if source.path.exists() else None for source in sources]
+    return [(stat.st_size, stat.st_mtime_ns) if stat else (0, 0) for stat in stats]
+
+
+def _describe_sources(identities: Sequence[dict[str, str]]) -> dict[str, dict[str, Any]]:
+    said: dict[str, dict[str, Any]] = {}
+    for row in identities:
+        words = said.setdefault(row["dataset"], {"source": "", "sources": []})
+        words["source"] += f"{', ' if words['source'] else ''}{row['name']}"
+        words["sources"].append({key: row[key] for key in ("name", "sha256", "split")})
+    return said
+
+
+def _finish(
+    place: Workplace,
+    ledger: Ledger,
     config: DataConfig,
-    sources_meta: dict[str, dict[str, str]],
+    stated: dict[str, dict[str, Any]],
+    progress: Progress | None,
     overwrite: bool,
 ) -> Manifest:
-    config.validate()
-    _refuse_used(out, overwrite)
-    temporary = _temporary_folder(out)  # before the reading, which may take minutes
-    try:
-        sets, rejected = _sift(items, config.max_atoms)
-        _refuse_nothing(sets, rejected, sources_meta)
-        datasets = sorted({s.dataset for s in sets})
-        splits = _split_and_shuffle(sets, config)
-        written = {
-            split: write_shards(
-                temporary, split, splits[split], datasets, config.block_sets, config.blocks_per_shard
-            )
-            for split in SPLITS
-        }
-        manifest = Manifest(
-            datasets=datasets,
-            descriptions=_describe(splits, datasets, rejected, sources_meta),
-            shards={split: shards for split, (shards, _) in written.items()},
-            blocks={split: blocks for split, (_, blocks) in written.items()},
-            sets_npz=encode_set_tables({split: _set_table(splits[split], datasets) for split in SPLITS}),
-        )
-        lines = [json.dumps(asdict(item), sort_keys=True) + "\n" for item in rejected]
-        (temporary / REJECTED_FILE).write_text("".join(lines))
-        manifest.save(temporary)
-        _move_into_place(temporary, out, overwrite)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Everything after the conversion."""
+    ledger.reject_repeated_ids()
+    if config.deduplicate:
+        find_duplicates(ledger, place.buckets, config, progress)
+    split_s = split_of_sets(ledger.facts, ledger.datasets, config, ledger.is_rejected)
+    split_s[ledger.status_s != STORED] = LEFT_OUT
+    order = order_on_disk(ledger.facts, split_s)
+    n_rejected = ledger.write_rejected(place.data_set / REJECTED_FILE)
+    place.refuse_too_little_space(int(1.1 * bytes_of_sets(ledger.facts["n_atoms"][order]).sum()))
+    census = Census(len(ledger.datasets))
+    written = _write_shards(place, ledger, split_s, order, census, config, progress)
+    for split, (content, _) in read_lists(config).items():
+        (place.data_set / f"split_list.{split}.txt").write_bytes(content)
+    manifest = Manifest(
+        datasets=ledger.datasets,
+        descriptions=describe(ledger, split_s, census, n_rejected, stated, conversion(config)),
+        shards={split: writer.shards for split, writer in written.items()},
+        blocks={split: writer.blocks for split, writer in written.items()},
+        sets_sha256=_write_rows(place.data_set, ledger.facts, split_s, order),
+        storage=LocalFolder(place.out),
+    )
+    manifest.save(place.data_set)
+    place.move_into_place(overwrite)
     return manifest
 
 
-def _temporary_folder(out: Path) -> Path:
-    """A new folder beside ``out``. Raises DataError where it cannot be made."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise DataError(
-            f"{out.parent}: cannot be written ({error.strerror}); choose another folder for the shards"
-        ) from error
+def _write_shards(
+    place: Workplace,
+    ledger: Ledger,
+    split_s: np.ndarray,
+    order: np.ndarray,
+    census: Census,
+    config: DataConfig,
+    progress: Progress | None,
+) -> dict[str, ShardWriter]:
+    """Shuffle through buckets on disk, each a run of whole blocks, and write their blocks."""
+    starts = _block_starts(split_s[order], config.block_sets)
+    may_cut_s = np.zeros(len(order), bool)
+    may_cut_s[starts] = True
+    bounds = bucket_bounds(bytes_of_sets(ledger.facts["n_atoms"][order]), may_cut_s)
+    place_s = np.full(len(split_s), -1, np.int64)
+    place_s[order] = np.arange(len(order))
+    buckets = distribute(ledger.pieces, place_s, ledger.dataset_maps, bounds, place.buckets)
+    writers = {split: ShardWriter(place.data_set, split, config.blocks_per_shard) for split in SPLITS}
+    edges = np.append(starts, len(order))
+    for path, first, stop in zip(buckets, bounds[:-1], bounds[1:], strict=True):
+        lot, _ = load_bucket(path)
+        path.unlink()
+        census.add(lot)
+        inside = edges[np.searchsorted(edges, first) : np.searchsorted(edges, stop, side="right")]
+        for start, end in pairwise(inside.tolist()):
+            writers[SPLITS[split_s[order[start]]]].add(lot.take(np.arange(start, end) - first))
+            if progress is not None:
+                progress("writing", end, len(order))
+    for writer in writers.values():
+        writer.finish()
+    return writers
 
 
-def _refuse_used(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / MANIFEST_FILE).is_file():
-        raise DataError(f"{out}: exists and is not a data set; choose another folder")
-    if not overwrite:
-        raise DataError(f"{out}: holds a data set already; choose another folder or ask to overwrite it")
+def _block_starts(split_of_place: np.ndarray, block_sets: int) -> np.ndarray:
+    """Places of the first sets of all blocks; each split has blocks of its own."""
+    bounds = np.searchsorted(split_of_place, np.arange(len(SPLITS) + 1))
+    return np.concatenate([np.arange(start, stop, block_sets) for start, stop in pairwise(bounds.tolist())])
 
 
-def _refuse_nothing(
-    sets: list[AtomSet], rejected: list[Rejected], sources_meta: dict[str, dict[str, str]]
-) -> None:
-    """A source of which nothing is left is a mistake, not a smaller data set."""
-    found = {s.dataset for s in sets}
-    missing = [name for name in sorted(sources_meta) if name not in found]
-    if sets and not missing:
-        return
-    lost = [r for r in rejected if not missing or r.source == missing[0]]
-    where = f" in {sources_meta[missing[0]].get('source', missing[0])}" if missing else ""
-    reason = f"the first was left out: {lost[0].reason}" if lost else "expected at least one"
-    raise DataError(f"no usable structure among {len(lost)}{where}; {reason}")
-
-
-def _sift(items: Iterable[AtomSet | Rejected], max_atoms: int) -> tuple[list[AtomSet], list[Rejected]]:
-    """Part the usable sets from the rest; larger ones than max_atoms and repeated ids join the rest."""
-    sets: list[AtomSet] = []
-    rejected: list[Rejected] = []
-    seen: set[tuple[str, str]] = set()
-    n_read: Counter[str] = Counter()
-    for item in items:
-        if isinstance(item, Rejected):
-            n_read[item.source] += 1
-            rejected.append(item)
-            continue
-        n_read[item.dataset] += 1
-        reason = ""
-        if max_atoms and len(item) > max_atoms:
-            reason = f"{len(item)} atoms; data.max_atoms is {max_atoms}"
-        elif (item.dataset, item.id) in seen:
-            reason = f"id {item.id!r} stands twice in {item.dataset}"
-        if reason:
-            rejected.append(Rejected(item.dataset, n_read[item.dataset] - 1, item.id, reason))
-        else:
-            seen.add((item.dataset, item.id))
-            sets.append(item)
-    return sets, rejected
-
-
-def _split_and_shuffle(sets: list[AtomSet], config: DataConfig) -> dict[str, list[AtomSet]]:
-    """Splits by a hash of (salt, data set, id), so that a set keeps its split whatever comes with it;
-    each in the order of another part of the hash, which mixes the data sets."""
-    keyed: dict[str, list[tuple[bytes, str, str, AtomSet]]] = {split: [] for split in SPLITS}
-    for atom_set in sets:
-        name = json.dumps([config.split_salt, atom_set.dataset, atom_set.id])
-        digest = hashlib.sha256(name.encode()).digest()
-        u = int.from_bytes(digest[:8], "big") / 2**64
-        if u < config.test_fraction:
-            split = "test"
-        elif u < config.test_fraction + config.validation_fraction:
-            split = "val"
-        else:
-            split = "train"
-        keyed[split].append((digest[8:], atom_set.dataset, atom_set.id, atom_set))
-    return {split: [row[3] for row in sorted(rows, key=lambda row: row[:3])] for split, rows in keyed.items()}
-
-
-def _set_table(sets: list[AtomSet], datasets: list[str]) -> SetTable:
-    index = {name: i for i, name in enumerate(datasets)}
-    return SetTable(
-        n_atoms=np.array([len(s) for s in sets], dtype=np.uint32),
-        dataset=np.array([index[s.dataset] for s in sets], dtype=np.uint16),
-        domain=np.array([CRYSTAL if s.periodic else MOLECULE for s in sets], dtype=np.uint8),
-    )
-
-
-def _describe(
-    splits: dict[str, list[AtomSet]],
-    datasets: list[str],
-    rejected: list[Rejected],
-    sources_meta: dict[str, dict[str, str]],
-) -> dict[str, dict[str, Any]]:
-    """Statistics of each data set over all its splits; histogram keys are strings, as JSON wants."""
-    described: dict[str, dict[str, Any]] = {}
-    for name in datasets:
-        members = {split: [s for s in splits[split] if s.dataset == name] for split in SPLITS}
-        own = [s for split in SPLITS for s in members[split]]
-        elements = np.bincount(np.concatenate([s.numbers for s in own]))
-        described[name] = {
-            "source": "not stated",
-            "licence": "not stated",
-            **sources_meta.get(name, {}),
-            "converter_version": CONVERTER_VERSION,
-            "domain": "+".join(sorted({DOMAIN_NAMES[CRYSTAL if s.periodic else MOLECULE] for s in own})),
-            "n_sets": {split: len(members[split]) for split in SPLITS},
-            "n_rejected": sum(r.source == name for r in rejected),
-            "atom_counts": _histogram(len(s) for s in own),
-            "elements": {ELEMENT_SYMBOLS[z]: int(elements[z]) for z in np.flatnonzero(elements)},
-            "spacegroups": _histogram(s.spacegroup for s in own),
-        }
-    return described
-
-
-def _histogram(values: Iterable[int]) -> dict[str, int]:
-    return {str(value): count for value, count in sorted(Counter(values).items())}
-
-
-def _move_into_place(temporary: Path, out: Path, overwrite: bool) -> None:
-    """One rename makes the whole data set appear; a reader never sees a part of it."""
-    for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    temporary.chmod(0o755)
-    _refuse_used(out, overwrite)
-    if out.exists() and any(out.iterdir()):
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-        out.rename(old)
-        temporary.rename(out)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(out)
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _write_rows(folder: Path, facts: np.ndarray, split_s: np.ndarray, order: np.ndarray) -> dict[str, str]:
+    """The rows' files; their sha256 by split."""
+    digests = {}
+    for number, split in enumerate(SPLITS):
+        own = facts[order[split_s[order] == number]]
+        rows = np.zeros(len(own), SET_DTYPE)
+        for name in SET_DTYPE.names or ():
+            rows[name] = own[name]
+        data = encode_rows(rows)
+        (folder / sets_file(split)).write_bytes(data)
+        digests[split] = hashlib.sha256(data).hexdigest()
+    return digests

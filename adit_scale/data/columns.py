@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from adit_scale.atoms import CRYSTAL, MOLECULE, AtomSet, wrap
+from adit_scale.atoms import CRYSTAL, MOLECULE, AtomSet
 
 # Float32 positions give fractional coordinates back to about 1e-7: what should be 0 may come back as
 # 0.9999999. Anything this close to 1 is taken for 0, so that an atom at the origin stays there.
@@ -48,8 +48,7 @@ class SetColumns:
     def take(self, index: np.ndarray) -> SetColumns:
         """The sets at the given places, in the given order."""
         sizes = self.sizes_s[index]
-        total = cumulative(sizes)
-        atom = np.repeat(self.offsets[:-1][index] - total[:-1], sizes) + np.arange(total[-1])
+        atom = atoms_of(self.offsets[:-1][index], sizes)
         taken = {
             f.name: getattr(self, f.name)[atom if "_t" in f.name else index]
             for f in fields(self)
@@ -82,27 +81,45 @@ class SetColumns:
         """
         sizes_s = np.asarray(sizes_s, dtype=np.int64)
         cells_s33 = np.asarray(cells_s33, dtype=np.float32)
-        positions_t3 = np.array(positions_t3, dtype=np.float32)
-        fractional_t3 = np.zeros_like(positions_t3)
-        periodic_s = cells_s33.any(axis=(1, 2))
-        if periodic_s.any():
-            periodic_t = np.repeat(periodic_s, sizes_s)
-            cells_t33 = np.repeat(cells_s33[periodic_s].astype(np.float64), sizes_s[periodic_s], axis=0)
-            inverse_t33 = np.repeat(
-                np.linalg.inv(cells_s33[periodic_s].astype(np.float64)), sizes_s[periodic_s], axis=0
-            )
-            exact = _rows_times(positions_t3[periodic_t].astype(np.float64), inverse_t33)
-            fractional_t3[periodic_t] = snap(wrap(exact))
-            positions_t3[periodic_t] = _rows_times(fractional_t3[periodic_t].astype(np.float64), cells_t33)
-        return SetColumns(
+        domain_s = np.where(cells_s33.any(axis=(1, 2)), CRYSTAL, MOLECULE).astype(np.uint8)
+        return SetColumns.from_coordinates(
             sizes_s=sizes_s,
             numbers_t=np.asarray(numbers_t, dtype=np.uint8),
+            coordinates_t3=coordinates(sizes_s, positions_t3, cells_s33, domain_s),
+            cells_s33=cells_s33,
+            domain_s=domain_s,
+            dataset_s=np.asarray(dataset_s, dtype=np.uint16),
+            spacegroup_s=np.asarray(spacegroup_s, dtype=np.int16),
+        )
+
+    @staticmethod
+    def from_coordinates(
+        sizes_s: np.ndarray,
+        numbers_t: np.ndarray,
+        coordinates_t3: np.ndarray,
+        cells_s33: np.ndarray,
+        domain_s: np.ndarray,
+        dataset_s: np.ndarray,
+        spacegroup_s: np.ndarray,
+    ) -> SetColumns:
+        """From ``coordinates``: the fractional ones of crystals, the positions of molecules."""
+        positions_t3, fractional_t3 = coordinates_t3, np.zeros_like(coordinates_t3)
+        periodic_s = domain_s == CRYSTAL
+        if periodic_s.any():
+            own_t, set_of_atom = _atoms_in(periodic_s, sizes_s)
+            cells = cells_s33.astype(np.float64)
+            positions_t3 = coordinates_t3.copy()
+            fractional_t3[own_t] = coordinates_t3[own_t]
+            positions_t3[own_t] = _rows_times(fractional_t3[own_t].astype(np.float64), cells, set_of_atom)
+        return SetColumns(
+            sizes_s=sizes_s,
+            numbers_t=numbers_t,
             positions_t3=positions_t3,
             fractional_t3=fractional_t3,
             cells_s33=cells_s33,
-            domain_s=np.where(periodic_s, CRYSTAL, MOLECULE).astype(np.uint8),
-            dataset_s=np.asarray(dataset_s, dtype=np.uint16),
-            spacegroup_s=np.asarray(spacegroup_s, dtype=np.int16),
+            domain_s=domain_s,
+            dataset_s=dataset_s,
+            spacegroup_s=spacegroup_s,
         )
 
     @staticmethod
@@ -135,6 +152,33 @@ class SetColumns:
         ]
 
 
+def coordinates(
+    sizes_s: np.ndarray, positions_t3: np.ndarray, cells_s33: np.ndarray, domain_s: np.ndarray
+) -> np.ndarray:
+    """Fractional coordinates of crystals and positions of molecules: ``(T, 3)`` float32, newly made.
+
+    Computed in float64; every fractional coordinate is in [0, 1).
+    """
+    found_t3 = np.array(positions_t3, dtype=np.float32)
+    periodic_s = domain_s == CRYSTAL
+    if periodic_s.any():
+        own_t, set_of_atom = _atoms_in(periodic_s, sizes_s)
+        inverse_s33 = np.zeros((len(sizes_s), 3, 3))
+        inverse_s33[periodic_s] = inverse(cells_s33[periodic_s].astype(np.float64))
+        exact = _rows_times(found_t3[own_t].astype(np.float64), inverse_s33, set_of_atom)
+        found_t3[own_t] = snap(exact - np.floor(exact))
+    return found_t3
+
+
+def _atoms_in(chosen_s: np.ndarray, sizes_s: np.ndarray) -> tuple[np.ndarray | slice, np.ndarray]:
+    """Which atoms belong to the chosen sets, and the set of each."""
+    set_of_atom = np.repeat(np.arange(len(sizes_s)), sizes_s)
+    if chosen_s.all():
+        return slice(None), set_of_atom
+    own_t = chosen_s[set_of_atom]
+    return own_t, set_of_atom[own_t]
+
+
 def cumulative(sizes: np.ndarray) -> np.ndarray:
     """Running totals from 0: ``(n+1,)`` int64."""
     totals = np.zeros(len(sizes) + 1, dtype=np.int64)
@@ -147,7 +191,32 @@ def snap(fractional: np.ndarray) -> np.ndarray:
     return np.where(fractional > 1 - FRACTIONAL_SNAP, 0.0, fractional)
 
 
-def _rows_times(vectors_n3: np.ndarray, matrices_n33: np.ndarray) -> np.ndarray:
+def atoms_of(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Places of the atoms of sets that begin at ``starts``, set by set: ``(sum of sizes,)`` int64."""
+    total = cumulative(sizes)
+    return np.repeat(starts - total[:-1], sizes) + np.arange(total[-1])
+
+
+def inverse(cells_s33: np.ndarray) -> np.ndarray:
+    """Inverses of float64 cells by cofactors: the same bits on every machine, unlike a LAPACK's.
+
+    Infinite or not a number where a cell is flat.
+    """
+    a, b, c = cells_s33[:, 0], cells_s33[:, 1], cells_s33[:, 2]
+    cofactors_s33 = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)], axis=2)
+    volume_s = a[:, 0] * cofactors_s33[:, 0, 0] + a[:, 1] * cofactors_s33[:, 1, 0]
+    volume_s = volume_s + a[:, 2] * cofactors_s33[:, 2, 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return cofactors_s33 / volume_s[:, None, None]
+
+
+def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return u[:, [1, 2, 0]] * v[:, [2, 0, 1]] - u[:, [2, 0, 1]] * v[:, [1, 2, 0]]
+
+
+def _rows_times(vectors_n3: np.ndarray, matrices_m33: np.ndarray, which_n: np.ndarray) -> np.ndarray:
     """Each row vector times its own matrix, written out so that no BLAS decides the last bits."""
-    terms = [vectors_n3[:, k, None] * matrices_n33[:, k] for k in range(3)]
-    return terms[0] + terms[1] + terms[2]
+    total = vectors_n3[:, :1] * matrices_m33[:, 0][which_n]
+    for k in (1, 2):
+        total += vectors_n3[:, k, None] * matrices_m33[:, k][which_n]
+    return total

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import Future
 
 import numpy as np
 
 from adit_scale.atoms import AtomSet, PackedBatch
 from adit_scale.data.config import DataConfig
-from adit_scale.data.manifest import Manifest
-from adit_scale.data.packing import deal, pack
-from adit_scale.data.plan import WINDOW_BYTES, SamplePlan
+from adit_scale.data.dealing import deal
+from adit_scale.data.manifest import Manifest, SplitIndex
+from adit_scale.data.packing import pack
 from adit_scale.data.shards import ShardReader
-from adit_scale.errors import ConfigError, DataError
+from adit_scale.data.steps import StepBatches, StepMaker, StepOptions, check_capacity, open_manifest
+from adit_scale.data.workers import Preparer, ProcessPreparer, ThreadPreparer
+from adit_scale.errors import ConfigError
 
-# Decoded blocks take about twice their bytes on disk, and a step may touch two windows.
-_CACHE_BYTES = 6 * WINDOW_BYTES
-# With fixed capacities a micro-batch has room for this many times the sets of mean size that its atoms hold.
-_SPARE_SETS = 1.5
-
-
-@dataclass(frozen=True)
-class StepBatches:
-    """One rank's part of a step.
-
-    batches: n_rounds micro-batches, not augmented. sizes: atoms of each set of the whole step, all ranks;
-    n_sets and n_atoms are their number and sum.
-    """
-
-    batches: list[PackedBatch]
-    sizes: np.ndarray
-    n_sets: int
-    n_atoms: int
-    n_rounds: int
+__all__ = ["BatchLoader", "StepBatches", "reference_sets", "size_histogram"]
 
 
 class BatchLoader:
     """The training order of one rank, open at any step.
 
-    capacity: give every micro-batch the same number of atoms (micro_batch_atoms) and of sets, for
+    atom_budget: atoms of a step, over all ranks. micro_batch_atoms: the most a micro-batch holds.
+    capacity: give every micro-batch the same number of atoms (see dealing.micro_batches) and of sets, for
         compiled code; the tail is masked.
-    The batches of the step after the one asked for are prepared in a background thread.
-    Raises ConfigError when a set is larger than a micro-batch, DataError for damaged shards.
+    pin_memory: in page-locked memory, for copies to a CUDA device.
+    The steps after the one asked for are prepared ahead, in data.workers processes or, for 0, in a thread;
+    what they hold does not depend on it. Use ``close`` or ``with`` to end them.
+    Raises ConfigError when a set is larger than a micro-batch, DataError for damaged shards or a dead worker.
     """
 
     def __init__(
@@ -56,29 +41,21 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
         capacity: bool = False,
+        pin_memory: bool = False,
     ) -> None:
-        assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
-        self._folder = Path(data.shards)
-        self.manifest = Manifest.load(self._folder)
-        index = self.manifest.split("train")
-        if len(index) == 0:
-            raise DataError(f"{self._folder}: split 'train' is empty; add structures or lower the fractions")
-        self._plan = SamplePlan(
-            index,
-            self.datasets,
-            fingerprint=self.fingerprint,
-            seed=seed,
-            atom_budget=atom_budget,
-            repeat=data.repeat,
-        )
-        _check_capacity(index.sizes, micro_batch_atoms)
-        self._sizes = index.sizes
-        self._reader = ShardReader(self._folder, self.manifest, "train", cache_bytes=_CACHE_BYTES)
-        self._rank, self._world_size = rank, world_size
-        self._capacity_atoms = micro_batch_atoms
-        self._capacity_sets = _set_capacity(index.sizes, micro_batch_atoms) if capacity else None
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        self._ahead: tuple[int, Future[StepBatches]] | None = None
+        options = StepOptions(seed, atom_budget, micro_batch_atoms, rank, world_size, capacity)
+        self._maker = StepMaker(data, options)
+        self.manifest = self._maker.manifest
+        self._data, self._options, self._pin_memory = data, options, pin_memory
+        self._started: Preparer | None = None
+        self._ahead: dict[int, Future[StepBatches]] = {}
+        self._cursors: dict[int, dict[str, int]] = {}
+
+    def __enter__(self) -> BatchLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def fingerprint(self) -> str:
@@ -90,41 +67,45 @@ class BatchLoader:
 
     def step(self, step: int) -> StepBatches:
         """This rank's micro-batches of a step, counted from 0; the same whenever they are asked for."""
-        if self._ahead is not None and self._ahead[0] == step:
-            future = self._ahead[1]
-        else:
-            future = self._worker.submit(self._prepare, step)
-        result = future.result()
-        self.prefetch(step + 1)
+        wanted = range(step, step + 1 + self._preparer.ahead)
+        self._forget([s for s in self._ahead if s not in wanted])
+        for s in wanted:
+            if s not in self._ahead:
+                self._ahead[s] = self._preparer.request(s)
+        result = self._ahead.pop(step).result()
+        self._cursors = {step + 1: result.cursor}
         return result
 
-    def prefetch(self, step: int) -> None:
-        """Begin to prepare a step in the background; an error in it is raised when the step is asked for."""
-        self._ahead = (step, self._worker.submit(self._prepare, step))
+    def cursor(self, step: int) -> dict[str, int]:
+        """Where the step after the one asked for last begins, for ``seek``; empty for another step."""
+        return self._cursors.get(step, {})
+
+    def seek(self, step: int, cursor: dict[str, int]) -> None:
+        """Let a resumed run begin at a step without walking to it; the step is the same without."""
+        if cursor:
+            self._preparer.seek(step, cursor)
+            self._cursors = {step: cursor}
 
     def close(self) -> None:
-        """Stop the background thread."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        """End what prepares steps ahead."""
+        self._forget(list(self._ahead))
+        if self._started:
+            self._started.close()
 
-    def _prepare(self, step: int) -> StepBatches:
-        visits = self._plan.step(step)
-        sizes = self._sizes[visits.set_index]
-        rounds = deal(sizes, self._world_size, self._capacity_atoms, self._capacity_sets)
-        batches = []
-        for ranks in rounds:
-            own = ranks[self._rank]
-            set_index = visits.set_index[own]
-            batches.append(
-                pack(
-                    self._reader.read_columns(set_index) if len(own) else None,
-                    set_index,
-                    visits.epoch[own],
-                    visits.repetition[own],
-                    capacity_atoms=self._capacity_atoms if self._capacity_sets else None,
-                    capacity_sets=self._capacity_sets + 1 if self._capacity_sets else None,
-                )
+    @property
+    def _preparer(self) -> Preparer:
+        """Started when it is first needed: who asks for validation alone needs none."""
+        if self._started is None:
+            self._started = (
+                ProcessPreparer(self._data.workers, self._data, self._options, self._pin_memory)
+                if self._data.workers
+                else ThreadPreparer(self._maker, self._pin_memory)
             )
-        return StepBatches(batches, sizes, n_sets=len(sizes), n_atoms=int(sizes.sum()), n_rounds=len(rounds))
+        return self._started
+
+    def _forget(self, steps: list[int]) -> None:
+        for step in steps:
+            self._ahead.pop(step).cancel()
 
     def validation_batches(self, max_sets: int, capacity_atoms: int) -> list[PackedBatch]:
         """Held-out sets for the validation loss, the same on all ranks and in every run on these data.
@@ -135,13 +116,13 @@ class BatchLoader:
         index = self.manifest.split("val")
         if len(index) == 0:
             raise ConfigError(
-                f"{self._folder}: split 'val' is empty; raise data.validation_fraction and rebuild"
+                f"{self._data.shards}: split 'val' is empty; raise data.validation_fraction and rebuild"
             )
-        _check_capacity(index.sizes, capacity_atoms)
-        reader = ShardReader(self._folder, self.manifest, "val")
-        chosen = _fair_shares(index.dataset, max_sets)
+        chosen, sizes = _fair_shares(index, len(self.datasets), max_sets)
+        check_capacity(int(sizes.max()), capacity_atoms)
+        reader = ShardReader(self.manifest, "val")
         batches = []
-        for (places,) in deal(index.sizes[chosen], 1, capacity_atoms):
+        for places in deal(sizes, 1, capacity_atoms).of_rank(0):
             own = chosen[places]
             zeros = np.zeros_like(own)
             batches.append(pack(reader.read_columns(own), own, zeros, zeros))
@@ -150,36 +131,38 @@ class BatchLoader:
 
 def reference_sets(data: DataConfig, split: str, domain: int, n: int) -> list[AtomSet]:
     """The first n real structures of a domain (atoms.CRYSTAL or MOLECULE) in a split, or all it has."""
-    folder = Path(data.shards)
-    manifest = Manifest.load(folder)
-    chosen = np.flatnonzero(manifest.split(split).domain == domain)[:n]
-    return ShardReader(folder, manifest, split).read_sets(chosen)
+    manifest = open_manifest(data)
+    chosen: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
+    for first, rows in manifest.split(split).chunks():
+        chosen.append(first + np.flatnonzero(rows["domain"] == domain))
+        if sum(map(len, chosen)) >= n:
+            break
+    return ShardReader(manifest, split).read_sets(np.concatenate(chosen)[:n])
 
 
 def size_histogram(manifest: Manifest, domain: int) -> np.ndarray:
     """Training sets of a domain by number of atoms: ``(largest + 1,)`` int64; one 0 if there are none."""
-    index = manifest.split("train")
-    return np.bincount(index.sizes[index.domain == domain], minlength=1)
+    counts = np.zeros(1, dtype=np.int64)
+    for _, rows in manifest.split("train").chunks():
+        part = np.bincount(rows["n_atoms"][rows["domain"] == domain], minlength=len(counts))
+        part[: len(counts)] += counts
+        counts = part
+    return counts
 
 
-def _check_capacity(sizes: np.ndarray, capacity_atoms: int) -> None:
-    if sizes.max() > capacity_atoms:
-        raise ConfigError(
-            f"the largest set has {sizes.max()} atoms; parallel.micro_batch_atoms is {capacity_atoms}: "
-            f"raise it to at least {sizes.max()}, or rebuild the shards with a lower data.max_atoms"
-        )
-
-
-def _set_capacity(sizes: np.ndarray, capacity_atoms: int) -> int:
-    """Sets in a fixed-capacity micro-batch: at most what the smallest sets could fill, and seldom reached."""
-    return int(min(capacity_atoms // sizes.min(), np.ceil(_SPARE_SETS * capacity_atoms / sizes.mean())))
-
-
-def _fair_shares(dataset: np.ndarray, max_sets: int) -> np.ndarray:
-    """Places of at most max_sets sets, the data sets taking turns until theirs run out; in order of place."""
-    turn = np.zeros(len(dataset), dtype=np.int64)
-    for name in np.unique(dataset):
-        own = np.flatnonzero(dataset == name)
-        turn[own] = np.arange(len(own))
-    first = np.lexsort((dataset, turn))[:max_sets]
-    return np.sort(first)
+def _fair_shares(index: SplitIndex, n_datasets: int, max_sets: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places and sizes of at most max_sets sets, the data sets taking turns; in order of place."""
+    places, sizes, datasets, turns = [], [], [], []
+    seen = np.zeros(n_datasets, dtype=np.int64)
+    for first, rows in index.chunks():
+        for d in np.flatnonzero(seen < max_sets):
+            own = np.flatnonzero(rows["dataset"] == d)[: max_sets - seen[d]]
+            places.append(first + own)
+            sizes.append(rows["n_atoms"][own])
+            datasets.append(np.full(len(own), d))
+            turns.append(seen[d] + np.arange(len(own)))
+            seen[d] += len(own)
+    place = np.concatenate(places)
+    taken = np.lexsort((place, np.concatenate(datasets), np.concatenate(turns)))[:max_sets]
+    taken = taken[np.argsort(place[taken])]
+    return place[taken], np.concatenate(sizes)[taken].astype(np.int64)

@@ -1,8 +1,10 @@
 """What a data set is: its blocks and their digests, its splits, every set's size and origin.
 
-``manifest.json`` holds the tables, ``sets.npz`` beside it the per-set arrays, so that plans need no data
-read. The fingerprint names the data: it covers the schema, the data sets' names, the place and digest of
-every block and the per-set arrays, but not the descriptions (source, licence, statistics).
+``manifest.json`` holds the tables of shards and blocks; ``<split>.sets.npy`` beside it one row of SET_DTYPE a
+set, so that plans need no data read. Rows are read a range at a time: a plan over 100 million sets holds a
+window of them in memory. The fingerprint names the data: it covers the schema, the data sets' names, the
+place and digest of every block and the digests of the rows, but not the descriptions (source, licence,
+statistics).
 """
 
 from __future__ import annotations
@@ -10,86 +12,118 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import asdict, dataclass, fields
+import os
+import weakref
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from adit_scale.data.config import SPLITS, DataConfig
+from adit_scale.data.storage import LocalFolder, Storage, open_storage, read_fully
+from adit_scale.data.tables import Block, Shard, TableError, check_tables
 from adit_scale.errors import DataError
 
-SCHEMA_VERSION = 1
-SPLITS = ("train", "val", "test")
-MANIFEST_FILE, SETS_FILE = "manifest.json", "sets.npz"
+__all__ = [
+    "MANIFEST_FILE",
+    "SET_DTYPE",
+    "SPLITS",
+    "Block",
+    "Manifest",
+    "Shard",
+    "SplitIndex",
+    "open_manifest",
+    "sets_file",
+]
+
+SCHEMA_VERSION = 2
+MANIFEST_FILE = "manifest.json"
+# One set: atoms, data set (index into the manifest's ``datasets``), domain (atoms.CRYSTAL, MOLECULE).
+SET_DTYPE = np.dtype([("n_atoms", "<u2"), ("dataset", "u1"), ("domain", "u1")])
+MAX_SET_ATOMS, MAX_DATASETS = 2**16 - 1, 2**8
+_ROWS_AT_ONCE = 1 << 20
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One tar file. sha256 is of the whole file, so that it can be checked with ordinary tools."""
-
-    file: str
-    n_bytes: int
-    sha256: str
+def sets_file(split: str) -> str:
+    return f"{split}.sets.npy"
 
 
-@dataclass(frozen=True)
-class Block:
-    """Bytes ``start`` to ``stop`` of a shard: tar headers, columns and padding of some sets.
-
-    The blocks of a shard cover every byte of it; the last one holds the end-of-archive mark too.
-    key: what its tar members' names begin with. first_set: place in the split of its first set.
-    """
-
-    shard: str
-    key: str
-    start: int
-    stop: int
-    sha256: str
-    first_set: int
-    n_sets: int
-
-
-@dataclass(frozen=True)
-class SetTable:
-    """Per-set arrays of a split, in its order on disk: atoms, data set index, domain label."""
-
-    n_atoms: np.ndarray
-    dataset: np.ndarray
-    domain: np.ndarray
-
-
-@dataclass(frozen=True)
 class SplitIndex:
     """A split as a plan sees it. A set's index is its place in this order.
 
-    sizes, dataset, domain, block_of_set: ``(n,)`` int64. block_bytes: ``(n_blocks,)`` int64, on disk.
+    first_set: ``(n_blocks + 1,)`` int64, the place of each block's first set, then their number.
+    block_bytes: ``(n_blocks,)`` int64, on disk.
+    rows: file of SET_DTYPE rows.
     """
 
-    name: str
-    sizes: np.ndarray
-    dataset: np.ndarray
-    domain: np.ndarray
-    block_of_set: np.ndarray
-    block_bytes: np.ndarray
-    blocks: tuple[Block, ...]
+    def __init__(self, name: str, blocks: list[Block], rows: Path) -> None:
+        self.name = name
+        self.blocks = tuple(blocks)
+        self.first_set = np.array([b.first_set for b in blocks] + [sum(b.n_sets for b in blocks)], np.int64)
+        self.block_bytes = np.array([b.stop - b.start for b in blocks], dtype=np.int64)
+        self._rows, self._rows_start = rows, _npy_data_start(rows, len(self))
+        # Kept open: a plan asks for the rows of block after block, and a bounded cache may drop the file.
+        self._descriptor = os.open(rows, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return int(self.first_set[-1])
+
+    def rows(self, first: int, stop: int) -> np.ndarray:
+        """SET_DTYPE rows of the sets at places first to stop, read from disk."""
+        n_bytes = (stop - first) * SET_DTYPE.itemsize
+        start = self._rows_start + first * SET_DTYPE.itemsize
+        try:
+            data = read_fully(self._descriptor, start, start + n_bytes)
+        except OSError as error:
+            raise DataError(f"{self._rows}: cannot be read ({error.strerror})") from error
+        if len(data) != n_bytes:
+            raise DataError(f"{self._rows}: shorter than when it was checked; copy it with the shards again")
+        return np.frombuffer(data, SET_DTYPE)
+
+    def block_of(self, set_index: np.ndarray) -> np.ndarray:
+        """The block that holds each set, int64."""
+        return np.searchsorted(self.first_set, set_index, side="right") - 1
+
+    def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All rows, a bounded number at a time, each lot with the place of its first."""
+        for first in range(0, len(self), _ROWS_AT_ONCE):
+            yield first, self.rows(first, min(first + _ROWS_AT_ONCE, len(self)))
+
+    # The whole split at once, for what is small or looks at everything.
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Atoms of every set, ``(n,)`` int64."""
+        return self.rows(0, len(self))["n_atoms"].astype(np.int64)
+
+    @cached_property
+    def dataset(self) -> np.ndarray:
+        """Data set of every set, ``(n,)`` int64."""
+        return self.rows(0, len(self))["dataset"].astype(np.int64)
+
+    @cached_property
+    def domain(self) -> np.ndarray:
+        """Domain of every set, ``(n,)`` int64."""
+        return self.rows(0, len(self))["domain"].astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """datasets: names in index order. descriptions: statistics, source and licence by name.
 
-    sets_npz: the bytes of sets.npz, as written by ``encode_set_tables``.
+    sets_sha256: by split, of its rows' file. storage: where the files lie; not part of the identity.
     """
 
     datasets: list[str]
     descriptions: dict[str, dict[str, Any]]
     shards: dict[str, list[Shard]]
     blocks: dict[str, list[Block]]
-    sets_npz: bytes
+    sets_sha256: dict[str, str]
+    storage: Storage
 
     @property
     def schema_version(self) -> int:
@@ -98,48 +132,39 @@ class Manifest:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of what the data set holds, in hex."""
-        canonical = json.dumps(self._identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-    @cached_property
-    def sets(self) -> dict[str, SetTable]:
-        """The per-set arrays of each split."""
-        with np.load(io.BytesIO(self.sets_npz), allow_pickle=False) as arrays:
-            return {
-                split: SetTable(**{f.name: arrays[f"{split}.{f.name}"] for f in fields(SetTable)})
-                for split in SPLITS
-            }
+        digest = hashlib.sha256()
+        for piece in _canonical(self._identity()):
+            digest.update(piece.encode())
+        return digest.hexdigest()
 
     def split(self, name: str) -> SplitIndex:
         """The index of "train", "val" or "test". Raises DataError for another name."""
         if name not in SPLITS:
             raise DataError(f"no split {name!r}; expected one of {', '.join(SPLITS)}")
-        table, blocks = self.sets[name], self.blocks[name]
-        return SplitIndex(
-            name=name,
-            sizes=table.n_atoms.astype(np.int64),
-            dataset=table.dataset.astype(np.int64),
-            domain=table.domain.astype(np.int64),
-            block_of_set=np.repeat(np.arange(len(blocks)), [b.n_sets for b in blocks]),
-            block_bytes=np.array([b.stop - b.start for b in blocks], dtype=np.int64),
-            blocks=tuple(blocks),
-        )
+        return SplitIndex(name, self.blocks[name], self._rows_file(name))
+
+    def n_sets(self, split: str) -> int:
+        return sum(block.n_sets for block in self.blocks[split])
 
     def save(self, folder: Path) -> None:
-        """Write manifest.json and sets.npz into ``folder``; the same bytes for the same data."""
-        (folder / SETS_FILE).write_bytes(self.sets_npz)
+        """Write manifest.json into ``folder``; the same bytes for the same data."""
         tree = {"fingerprint": self.fingerprint, **self._identity(), "descriptions": self.descriptions}
-        (folder / MANIFEST_FILE).write_text(json.dumps(tree, indent=1, sort_keys=True) + "\n")
+        text = json.dumps(tree, indent=1, sort_keys=True, default=asdict)
+        (folder / MANIFEST_FILE).write_text(text + "\n")
 
     @staticmethod
-    def load(folder: Path) -> Manifest:
+    def load(place: Path | Storage) -> Manifest:
         """Read and check a manifest. Raises DataError when it is missing, damaged or of another schema."""
-        path, cure = folder / MANIFEST_FILE, "build or copy the shards again"
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; build the shards or set data.shards to their folder")
+        storage = LocalFolder(place) if isinstance(place, Path) else place
+        cure = "build or copy the shards again"
+        if isinstance(storage, LocalFolder) and not (storage.folder / MANIFEST_FILE).is_file():
+            where = storage.folder / MANIFEST_FILE
+            raise DataError(f"{where}: no such file; build the shards or set data.shards to their folder")
+        path = f"{storage}/{MANIFEST_FILE}"
+        file = storage.local_file(MANIFEST_FILE)
         try:
-            tree = json.loads(path.read_text())
-        except ValueError as error:
+            tree = json.loads(file.read_bytes(), object_hook=_table_row)
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not readable as JSON ({error}); {cure}") from error
         found = tree.get("schema_version") if isinstance(tree, dict) else None
         if found != SCHEMA_VERSION:
@@ -148,18 +173,38 @@ class Manifest:
             manifest = Manifest(
                 datasets=tree["datasets"],
                 descriptions=tree["descriptions"],
-                shards={s: [Shard(**row) for row in tree["splits"][s]["shards"]] for s in SPLITS},
-                blocks={s: [Block(**row) for row in tree["splits"][s]["blocks"]] for s in SPLITS},
-                sets_npz=_checked_bytes(folder / SETS_FILE, tree["sets_sha256"]),
+                shards={s: tree["splits"][s]["shards"] for s in SPLITS},
+                blocks={s: tree["splits"][s]["blocks"] for s in SPLITS},
+                sets_sha256={s: tree["splits"][s]["sets_sha256"] for s in SPLITS},
+                storage=storage,
             )
             expected = tree["fingerprint"]
-        except (KeyError, TypeError) as error:
+            check_tables(manifest.datasets, manifest.descriptions, manifest.shards, manifest.blocks)
+        except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: damaged table ({error}); {cure}") from error
+        except TableError as error:
+            raise DataError(f"{path}: {error}; {cure}") from error
         if manifest.fingerprint != expected:
             raise DataError(
                 f"{path}: expected fingerprint {expected}, found {manifest.fingerprint} in its tables; {cure}"
             )
+        for split in SPLITS:
+            manifest._rows_file(split)
         return manifest
+
+    def _rows_file(self, split: str) -> Path:
+        """The file of a split's rows, here, with its digest checked."""
+        name, expected = sets_file(split), self.sets_sha256[split]
+        path = self.storage.local_file(name)
+        if file_sha256(path) != expected and self.storage.forget(name):
+            path = self.storage.local_file(name)
+        found = file_sha256(path)
+        if found != expected:
+            raise DataError(
+                f"{self.storage}/{name}: expected sha256 {expected}, found {found}; "
+                f"build or copy the shards again"
+            )
+        return path
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -167,30 +212,80 @@ class Manifest:
             "datasets": self.datasets,
             "splits": {
                 split: {
-                    "shards": [asdict(shard) for shard in self.shards[split]],
-                    "blocks": [asdict(block) for block in self.blocks[split]],
+                    "shards": self.shards[split],
+                    "blocks": self.blocks[split],
+                    "sets_sha256": self.sets_sha256[split],
                 }
                 for split in SPLITS
             },
-            "sets_sha256": hashlib.sha256(self.sets_npz).hexdigest(),
         }
 
 
-def encode_set_tables(tables: dict[str, SetTable]) -> bytes:
-    """The bytes of sets.npz: uncompressed and with fixed time stamps, so that they follow from the values."""
-    arrays = {
-        f"{split}.{f.name}": getattr(tables[split], f.name) for split in SPLITS for f in fields(SetTable)
-    }
+def open_manifest(data: DataConfig) -> Manifest:
+    """Of the shards that ``data`` names. Raises DataError where there are none, or damaged ones."""
+    return Manifest.load(open_storage(data.shards, data.cache, data.cache_gib))
+
+
+def size_counts(index: SplitIndex, n_datasets: int) -> np.ndarray:
+    """Sets by data set and number of atoms, ``(n_datasets, largest + 1)`` int64, in bounded memory."""
+    counts = np.zeros((n_datasets, 1), dtype=np.int64)
+    for _, rows in index.chunks():
+        width = max(counts.shape[1], int(rows["n_atoms"].max()) + 1)
+        where = rows["dataset"].astype(np.int64) * width + rows["n_atoms"]
+        part = np.bincount(where, minlength=n_datasets * width).reshape(n_datasets, width)
+        part[:, : counts.shape[1]] += counts
+        counts = part
+    return counts
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file in hex, in little memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _table_row(tree: dict[str, Any]) -> Any:
+    """Rows of the tables as soon as they are read: as dictionaries those of 100,000 blocks fill memory."""
+    for kind in (Block, Shard):
+        if tree.keys() == set(kind.__dataclass_fields__):
+            return kind(**tree)
+    return tree
+
+
+def _canonical(tree: Any) -> Iterator[str]:
+    """JSON without spaces, keys sorted, in pieces; tables row by row, so that no second copy is held."""
+    if isinstance(tree, dict):
+        for i, key in enumerate(sorted(tree)):
+            yield f"{',' if i else '{'}{json.dumps(key)}:"
+            yield from _canonical(tree[key])
+        yield "}" if tree else "{}"
+    elif isinstance(tree, list):
+        for i, item in enumerate(tree):
+            yield "," if i else "["
+            yield json.dumps(item, sort_keys=True, separators=(",", ":"), default=asdict)
+        yield "]" if tree else "[]"
+    else:
+        yield json.dumps(tree)
+
+
+def _npy_data_start(path: Path, n_sets: int) -> int:
+    """Where the rows begin in a file whose digest has been checked."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        assert version == (1, 0), version
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if shape != (n_sets,) or dtype != SET_DTYPE:
+            raise DataError(f"{path}: holds {shape} of {dtype}; expected {n_sets} rows of {SET_DTYPE}")
+        return file.tell()
+
+
+def encode_rows(rows: np.ndarray) -> bytes:
+    """The bytes of ``<split>.sets.npy``."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.lib.format.write_array(
+        buffer, np.ascontiguousarray(rows, SET_DTYPE), version=(1, 0), allow_pickle=False
+    )
     return buffer.getvalue()
-
-
-def _checked_bytes(path: Path, expected: str) -> bytes:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; copy it with the shards or build them again")
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != expected:
-        raise DataError(f"{path}: expected sha256 {expected}, found {found}; build or copy the shards again")
-    return data

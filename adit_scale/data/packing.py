@@ -1,4 +1,4 @@
-"""From the sets of a step to flat micro-batches: dealing them out, laying them end to end."""
+"""From sets to flat micro-batches: laying them end to end."""
 
 from __future__ import annotations
 
@@ -6,55 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from adit_scale.atoms import MOLECULE, AtomSet, PackedBatch, PackedLayout
 from adit_scale.data.columns import SetColumns
-from adit_scale.errors import ConfigError
-
-
-def deal(
-    sizes: np.ndarray, world_size: int, capacity_atoms: int, capacity_sets: int | None = None
-) -> list[list[np.ndarray]]:
-    """Deal a step's sets into micro-batches: rounds × ranks × places in ``sizes``.
-
-    As few rounds as the atoms need, and one more while something does not fit. Sets go out largest
-    first, a hand (one for each micro-batch) at a time, the largest of a hand to the emptiest
-    micro-batch. So atoms are level to within about the smallest set and counts of sets to within one.
-    Inside a micro-batch sets stand in order of size, equal sizes in order of place; it may be empty.
-
-    Raises ConfigError when a set is larger than a micro-batch.
-    """
-    sizes = np.asarray(sizes, dtype=np.int64)
-    if len(sizes) and sizes.max() > capacity_atoms:
-        raise ConfigError(
-            f"a set has {sizes.max()} atoms and a micro-batch holds {capacity_atoms}; "
-            f"raise parallel.micro_batch_atoms to at least {sizes.max()} or rebuild with data.max_atoms"
-        )
-    n_rounds = max(1, -(-int(sizes.sum()) // (capacity_atoms * world_size)))
-    while True:
-        bin_of_set, loads = _deal_into(sizes, n_rounds * world_size)
-        counts = np.bincount(bin_of_set, minlength=len(loads))
-        if loads.max() <= capacity_atoms and (capacity_sets is None or counts.max() <= capacity_sets):
-            break
-        n_rounds += 1
-    order = np.lexsort((np.arange(len(sizes)), sizes, bin_of_set))
-    bins = np.split(order, np.cumsum(counts)[:-1])
-    return [bins[r * world_size : (r + 1) * world_size] for r in range(n_rounds)]
-
-
-def _deal_into(sizes: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """The bin of each set, ``(n,)``, and the atoms in each bin, ``(n_bins,)``."""
-    loads = np.zeros(n_bins, dtype=np.int64)
-    bin_of_set = np.zeros(len(sizes), dtype=np.int64)
-    if n_bins == 1:
-        return bin_of_set, loads + sizes.sum()
-    largest_first = np.argsort(-sizes, kind="stable")
-    for start in range(0, len(sizes), n_bins):
-        hand = largest_first[start : start + n_bins]
-        emptiest = np.argsort(loads, kind="stable")[: len(hand)]
-        bin_of_set[hand] = emptiest
-        loads[emptiest] += sizes[hand]
-    return bin_of_set, loads
 
 
 def pack(
@@ -71,38 +26,39 @@ def pack(
     With capacities T and S are exactly those. Tail atoms have number 0 at the origin, tail sets are
     molecules without a cell.
     """
-    sizes = columns.sizes_s if columns is not None else np.zeros(0, dtype=np.int64)
-    layout = PackedLayout.from_sizes(sizes, capacity_atoms, capacity_sets)
-    n_atoms, n_sets = layout.n_atoms, layout.n_sets
-    batch = PackedBatch(
-        layout=layout,
-        numbers_t=torch.zeros(n_atoms, dtype=torch.int64),
-        positions_t3=torch.zeros(n_atoms, 3),
-        fractional_t3=torch.zeros(n_atoms, 3),
-        cells_s33=torch.zeros(n_sets, 3, 3),
-        domain_s=torch.full((n_sets,), MOLECULE, dtype=torch.int64),
-        dataset_s=torch.zeros(n_sets, dtype=torch.int64),
-        spacegroup_s=torch.zeros(n_sets, dtype=torch.int64),
-        set_index_s=torch.zeros(n_sets, dtype=torch.int64),
-        epoch_s=torch.zeros(n_sets, dtype=torch.int64),
-        repetition_s=torch.zeros(n_sets, dtype=torch.int64),
+    nothing = np.zeros(0, dtype=np.int64)
+    layout = PackedLayout.from_sizes(
+        columns.sizes_s if columns is not None else nothing, capacity_atoms, capacity_sets
     )
-    if columns is None:
-        return batch
-    for name, values in (
-        ("numbers_t", columns.numbers_t),
-        ("positions_t3", columns.positions_t3),
-        ("fractional_t3", columns.fractional_t3),
-        ("cells_s33", columns.cells_s33),
-        ("domain_s", columns.domain_s),
-        ("dataset_s", columns.dataset_s.astype(np.int64)),
-        ("spacegroup_s", columns.spacegroup_s),
-        ("set_index_s", set_index),
-        ("epoch_s", epoch),
-        ("repetition_s", repetition),
-    ):
-        getattr(batch, name)[: len(values)] = torch.from_numpy(values)
-    return batch
+    t, s = layout.n_atoms, layout.n_sets
+
+    def column(name: str) -> np.ndarray | None:
+        return getattr(columns, name) if columns is not None else None
+
+    return PackedBatch(
+        layout=layout,
+        numbers_t=_padded(column("numbers_t"), torch.int64, t),
+        positions_t3=_padded(column("positions_t3"), torch.float32, t, 3),
+        fractional_t3=_padded(column("fractional_t3"), torch.float32, t, 3),
+        cells_s33=_padded(column("cells_s33"), torch.float32, s, 3, 3),
+        domain_s=_padded(column("domain_s"), torch.int64, s, fill=MOLECULE),
+        dataset_s=_padded(column("dataset_s"), torch.int64, s),
+        spacegroup_s=_padded(column("spacegroup_s"), torch.int64, s),
+        set_index_s=_padded(set_index, torch.int64, s),
+        epoch_s=_padded(epoch, torch.int64, s),
+        repetition_s=_padded(repetition, torch.int64, s),
+    )
+
+
+def _padded(values: np.ndarray | None, dtype: torch.dtype, *shape: int, fill: int = 0) -> Tensor:
+    """A tensor of its own that begins with the values and goes on with ``fill``."""
+    n_values = 0 if values is None else len(values)
+    tensor = torch.empty(shape, dtype=dtype)
+    if values is not None and n_values:
+        # torch copies uint16 slower than numpy does, and has it only in part
+        tensor[:n_values] = torch.from_numpy(values.astype(np.int64) if values.dtype == np.uint16 else values)
+    tensor[n_values:] = fill
+    return tensor
 
 
 def pack_sets(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,42 +10,24 @@ import numpy as np
 from adit_scale.atoms import CRYSTAL, DOMAIN_NAMES, MOLECULE, AtomSet
 from adit_scale.data.config import DataConfig
 from adit_scale.data.loader import size_histogram
-from adit_scale.data.manifest import Manifest
+from adit_scale.data.manifest import open_manifest
 from adit_scale.data.sources.structures import ELEMENT_SYMBOLS
 from adit_scale.diffusion.config import SamplingConfig
-from adit_scale.diffusion.generate import draw_sizes, generate
-from adit_scale.evaluation.decode import Invalid, decode_sets
-from adit_scale.models.autoencoder import Autoencoder
-from adit_scale.models.dit import Denoiser
+from adit_scale.diffusion.generate import draw_sizes
+from adit_scale.evaluation.draw import Samples, draw_samples
 
-Samples = dict[int, list[AtomSet | Invalid]]
+__all__ = ["Samples", "draw_samples", "sample_sizes", "write_samples"]
 
 
 def sample_sizes(data: DataConfig, sampling: SamplingConfig) -> dict[int, np.ndarray]:
     """Atom counts of the samples of each domain, drawn from the training data. Raises DataError."""
-    manifest = Manifest.load(Path(data.shards))
+    manifest = open_manifest(data)
     counts = {CRYSTAL: sampling.crystals, MOLECULE: sampling.molecules}
     return {
         domain: draw_sizes(size_histogram(manifest, domain), n, domain, sampling.seed)
         for domain, n in counts.items()
         if n
     }
-
-
-def draw_samples(
-    denoiser: Denoiser,
-    autoencoder: Autoencoder,
-    sizes: Mapping[int, np.ndarray],
-    sampling: SamplingConfig,
-    on_evaluation: Callable[[], object] | None = None,
-) -> Samples:
-    """Samples of each domain, in the order of their numbers, which are their ids."""
-    found: dict[int, dict[int, AtomSet | Invalid]] = {domain: {} for domain in sizes}
-    for batch in generate(denoiser, autoencoder, sizes, sampling, on_evaluation):
-        numbers = batch.index_s.tolist()
-        sets = decode_sets(batch.decoded, batch.layout, batch.domain_s, ids=[str(i) for i in numbers])
-        found[int(batch.domain_s[0])].update(zip(numbers, sets, strict=True))
-    return {domain: [by_number[i] for i in sorted(by_number)] for domain, by_number in found.items()}
 
 
 def write_samples(samples: Samples, folder: Path) -> list[Path]:

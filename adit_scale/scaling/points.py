@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adit_scale.config import StudyConfig
 from adit_scale.data.config import DataConfig
-from adit_scale.data.manifest import Manifest
+from adit_scale.data.manifest import open_manifest, size_counts
 from adit_scale.models.config import DenoiserConfig
 from adit_scale.models.ladder import denoiser_parameters, training_flops
 
@@ -38,26 +37,24 @@ def point_label(axes: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class EpochContents:
-    """What an epoch shows: set sizes ``(n,)`` of each training data set, and its visits an epoch."""
+    """What an epoch shows: visits to sets of n atoms are ``visits[n]``, all data sets together."""
 
-    sizes: tuple[np.ndarray, ...]
-    repeats: tuple[float, ...]
+    visits: np.ndarray
 
     @property
     def atoms(self) -> float:
-        return sum(r * float(s.sum()) for s, r in zip(self.sizes, self.repeats, strict=True))
+        return float(self.visits @ np.arange(len(self.visits)))
 
     @property
     def sets(self) -> float:
-        return sum(r * len(s) for s, r in zip(self.sizes, self.repeats, strict=True))
+        return float(self.visits.sum())
 
 
 def epoch_contents(data: DataConfig) -> EpochContents:
     """Of the shards that ``data`` names. Raises DataError where they are missing or damaged."""
-    manifest = Manifest.load(Path(data.shards))
-    index = manifest.split("train")
-    sizes = tuple(index.sizes[index.dataset == i] for i in range(len(manifest.datasets)))
-    return EpochContents(sizes, tuple(data.repeat.get(name, 1.0) for name in manifest.datasets))
+    manifest = open_manifest(data)
+    repeat = np.array([data.repeat.get(name, 1.0) for name in manifest.datasets])
+    return EpochContents(repeat @ size_counts(manifest.split("train"), len(manifest.datasets)))
 
 
 @dataclass(frozen=True)
@@ -83,20 +80,16 @@ def plan_row(point: StudyPoint, epoch: EpochContents | None, status: str) -> Pla
     if epoch is not None:
         epochs = atoms / epoch.atoms
         sets = epochs * epoch.sets
-        flops = epochs * sum(
-            r * _training_flops(shape, s, stage.self_conditioning)
-            for s, r in zip(epoch.sizes, epoch.repeats, strict=True)
-        )
+        flops = epochs * _training_flops(shape, epoch.visits, stage.self_conditioning)
     return PlanRow(
         point.label, shape.name, denoiser_parameters(shape), stage.steps, atoms, sets, epochs, flops, status
     )
 
 
-def _training_flops(shape: DenoiserConfig, sizes: np.ndarray, self_conditioning: float) -> float:
-    """Of one visit of each set: sets of one size cost the same, so each size is counted once."""
-    values, counts = np.unique(sizes, return_counts=True)
-    costs = (training_flops(shape, [int(n)], self_conditioning) for n in values)
-    return float(sum(int(c) * cost for c, cost in zip(counts, costs, strict=True)))
+def _training_flops(shape: DenoiserConfig, visits: np.ndarray, self_conditioning: float) -> float:
+    """Of one epoch: sets of one size cost the same."""
+    sizes = np.flatnonzero(visits)
+    return float(sum(visits[n] * training_flops(shape, [int(n)], self_conditioning) for n in sizes))
 
 
 PLAN_HEADER = ("point", "parameters", "steps", "atoms", "sets", "epochs", "FLOPs", "status")

@@ -1,56 +1,15 @@
-"""Dealing keeps every set and every capacity; packing puts each atom where the layout says."""
+"""Packing puts each atom where the layout says."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adit_scale.atoms import CRYSTAL, MOLECULE, AtomSet
 from adit_scale.data.columns import SetColumns
-from adit_scale.data.packing import deal, pack, pack_sets
-from adit_scale.errors import ConfigError
-
-size_lists = st.lists(st.integers(1, 60), min_size=0, max_size=150).map(np.array)
-
-
-@settings(max_examples=150, deadline=None)
-@given(size_lists, st.integers(1, 6), st.integers(60, 700), st.none() | st.integers(1, 40))
-def test_dealing(sizes: np.ndarray, world_size: int, capacity: int, capacity_sets: int | None) -> None:
-    rounds = deal(sizes, world_size, capacity, capacity_sets)
-    dealt = [bin_ for ranks in rounds for bin_ in ranks]
-    assert all(len(ranks) == world_size for ranks in rounds)
-    assert sorted(np.concatenate(dealt).tolist()) == list(range(len(sizes)))
-    for own in dealt:
-        assert sizes[own].sum() <= capacity
-        assert capacity_sets is None or len(own) <= capacity_sets
-        assert own.tolist() == sorted(own.tolist(), key=lambda i: (sizes[i], i))
-    counts = [len(own) for own in dealt]
-    assert max(counts) - min(counts) <= 1
-    needed = max(1, -(-int(sizes.sum()) // (capacity * world_size)))
-    assert len(rounds) >= needed
-
-
-def test_dealing_fills_micro_batches() -> None:
-    """With capacity 2% above the budget's share a step of QM9-like sizes needs no spare round."""
-    rng = np.random.default_rng(0)
-    extra = 0
-    for _ in range(100):
-        sizes = rng.integers(5, 30, 300)
-        sizes = sizes[np.cumsum(sizes) <= 4096]
-        extra += len(deal(sizes, 4, 1044)) - 1
-    assert extra == 0
-
-
-def test_too_large_a_set_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"a set has 70 atoms .* raise parallel\.micro_batch_atoms"):
-        deal(np.array([3, 70]), 2, 64)
-
-
-def test_nothing_to_deal() -> None:
-    assert [[own.tolist() for own in ranks] for ranks in deal(np.array([], int), 3, 10)] == [[[], [], []]]
+from adit_scale.data.packing import pack, pack_sets
 
 
 def test_packed_values(some_sets: list[AtomSet]) -> None:

@@ -120,6 +120,44 @@ def test_sources_are_known_by_content_not_by_place(tmp_path):
     assert found["x"] == found["y"] != found["z"]
 
 
+def shards_node(*words: str):
+    study = compose_study(["data=files", *words])
+    return study_graph(study.config, study.points, study.folder).nodes[0]
+
+
+def test_what_decides_the_shards(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.xyz").write_text("1\n\nHe 0 0 0\n")
+    Path("cifs").mkdir()
+    Path("cifs/a.cif").write_text("data_a\n")
+    Path("val.txt").write_text("0\n")
+    plain = shards_node("data.sources=[a.xyz]")
+    for same in (
+        "data.build_workers=3",
+        "data.workers=2",
+        "data.cache=/x",
+        "data.cache_gib=3",
+        "+data.repeat={a:2}",
+    ):
+        assert shards_node("data.sources=[a.xyz]", same).id == plain.id, same
+    settings = (
+        "split_by=composition", "conformers=2", "remove_hydrogens=true", "spacegroups=found", "max_atoms=5",
+        "symprec_angstrom=0.1", "deduplicate=true", "qm9_uncharacterized=true",
+    )  # fmt: skip
+    different = [f"data.{setting}" for setting in settings] + ["+data.split_lists={val:val.txt}"]
+    ids = [shards_node("data.sources=[a.xyz]", word).id for word in different]
+    words = ("'b=a.xyz'", "'a:val=a.xyz'", "cifs", "cifs,a.xyz")
+    ids += [shards_node(f"data.sources=[{word}]").id for word in words]
+    assert len({plain.id, *ids}) == 1 + len(different) + len(words)
+    Path("val.txt").write_text("1\n")
+    assert shards_node("data.sources=[a.xyz]", "+data.split_lists={val:val.txt}").id not in ids
+    Path("cifs/a.cif").write_text("data_b\n")
+    assert shards_node("data.sources=[cifs]").id not in ids
+    node = shards_node("data.sources=['b:val=a.xyz',cifs]", "+data.split_lists={val:val.txt}")
+    assert node.config.data.sources == [f"b:val={tmp_path}/a.xyz", f"{tmp_path}/cifs"]
+    assert node.config.data.split_lists == {"val": f"{tmp_path}/val.txt"}
+
+
 def test_missing_sources_and_shards_are_named(tmp_path):
     study = compose_study(["data=files", "data.sources=[/nowhere/a.xyz]"])
     with pytest.raises(DataError, match=r"data.sources: /nowhere/a.xyz: no such file"):

@@ -13,7 +13,7 @@ def test_plan_row_by_hand():
     words = ["model/denoiser=dit_64", "diffusion.steps=10", "diffusion.atom_budget=300"]
     point = compose_study(words).points[0]
     # 3 sets of 2 atoms twice an epoch, 4 sets of 12 atoms half as often: 12 + 24 atoms, 6 + 2 sets an epoch.
-    epoch = EpochContents((np.array([2, 2, 2]), np.array([12, 12, 12, 12])), (2.0, 0.5))
+    epoch = EpochContents(2.0 * np.bincount([2, 2, 2], minlength=13) + 0.5 * np.bincount([12, 12, 12, 12]))
     row = plan_row(point, epoch, "done")
     assert row.atoms == 3000
     assert row.epochs == 3000 / 36

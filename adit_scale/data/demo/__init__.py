@@ -16,7 +16,7 @@ from adit_scale.data.demo import crystals, molecules
 from adit_scale.data.manifest import Manifest
 
 N_MOLECULES = N_CRYSTALS = 2000
-GENERATOR_VERSION = "1"  # raise it when a rebuild gives other structures
+GENERATOR_VERSION = "2"  # raise it when a rebuild gives other structures
 
 # Blocks smaller than the default, so that even this corpus has several of them to shuffle, over two shards.
 CONFIG = DataConfig(block_sets=256, blocks_per_shard=8)

@@ -29,13 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _show_progress(name: str, count: int) -> None:
+def _show_progress(stage: str, done: int, total: int | None) -> None:
     """A line that counts up on a terminal, a line now and then in a log."""
-    total = N_MOLECULES + N_CRYSTALS
+    total = total or N_MOLECULES + N_CRYSTALS
     terminal = sys.stderr.isatty()
-    if count % (20 if terminal else 500) == 0 or count == total:
-        end = "\r" if terminal and count < total else "\n"
-        print(f"{name}: {count} of {total}", end=end, file=sys.stderr, flush=True)
+    if done % (20 if terminal else 500) == 0 or done == total:
+        end = "\r" if terminal and done < total else "\n"
+        print(f"{stage}: {done} of {total}", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Small organic molecules, enumerated and embedded here: C, N, O and F, up to six heavy atoms.
+"""Small organic molecules, enumerated and embedded here: H, C, N, O and the halogens, at most nine atoms.
 
 Trees of single bonds are grown atom by atom, then bonds are raised and at most one ring is closed in every
-way the valences allow; a molecule is known by its canonical SMILES. What a chemist would not keep in a
-bottle is left out. ETKDGv3 with a fixed seed and MMFF94 give the geometry.
+way the valences allow, in every stereoisomer; a molecule is known by its canonical isomeric SMILES. What a
+chemist would not keep in a bottle is left out. ETKDGv3 with a fixed seed and MMFF94 give the geometry.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from functools import cache
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
 
 from adit_scale.atoms import AtomSet
 
 DATASET = "demo_molecules"
 MAX_HEAVY_ATOMS = 6
-MAX_ATOMS = 14  # hydrogens included: small sets let a small autoencoder reach a clean geometry
+# Hydrogens included. A molecule is stable only if every distance in it is right to about 0.1 angstrom: small
+# denoisers make whole molecules only where these are small.
+MAX_ATOMS = 9
 EMBEDDING_SEED = 20250
 
-VALENCES = {"C": 4, "N": 3, "O": 2, "F": 1}
+VALENCES = {"C": 4, "N": 3, "O": 2, "F": 1, "Cl": 1, "Br": 1, "I": 1}
 BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 
 # Kept out of the corpus, by SMARTS.
@@ -36,42 +39,62 @@ UNWANTED = (
     "[r4]1[#7,#8][#7,#8]*1",  # a four-membered ring with neighbouring heteroatoms
     "N=[N,O]",  # azo and nitroso
     "[CX3]=[NX2H]",  # imines that bear hydrogen
-    "[CX4]([#7,#8;!H0])[#7,#8,#9]",  # hemiacetals, hemiaminals, geminal diols, alpha-fluoro alcohols
-    "[CX4](F)[#7,#8]",  # alpha-fluoro ethers and amines
+    "[CX4]([#7,#8;!H0])[#7,#8,#9,#17,#35,#53]",  # hemiacetals, hemiaminals, geminal diols, halohydrins
+    "[CX4]([#9,#17,#35,#53])[#7,#8]",  # alpha-halo ethers and amines
     "C=C[#7,#8;!H0]",  # enols and enamines that bear hydrogen
     "[#6](=[#7])[OH]",  # imidic acids
     "C(=O)([OH])[#7,#8]",  # carbonic and carbamic acids
-    "F[#6](=*)[#7,#8]",  # fluoroformates and their like
-    "C#C[#7,#8,#9]",  # ynols, ynamines, fluoroalkynes
-    "N#C[#7,#8,#9]",  # cyanamides, cyanates, cyanogen fluoride
+    "[#9,#17,#35,#53][#6](=*)[#7,#8]",  # haloformates and their like
+    "C#C[#7,#8,#9,#17,#35,#53]",  # ynols, ynamines, haloalkynes
+    "N#C[#7,#8,#9,#17,#35,#53]",  # cyanamides, cyanates, cyanogen halides
     "O=C[r3;#7,#8]",  # acyl epoxides through the ring's heteroatom
     "O=*1*[#8,#7]1",  # alpha-lactones
 )
 
 # Distances in picometres below which two atoms count as bonded once, twice, three times: the EDM table
-# (Hoogeboom et al. 2022) with its margins, for the four elements of this corpus and hydrogen.
-BOND_LIMITS_PM = {
-    "CC": (164, 139, 123),
-    "CF": (145,),
-    "CH": (119,),
-    "CN": (157, 134, 119),
-    "CO": (153, 125, 116),
-    "FF": (152,),
-    "FH": (102,),
-    "FN": (146,),
-    "FO": (152,),
-    "HH": (84,),
-    "HN": (111,),
-    "HO": (106,),
-    "NN": (155, 130, 113),
-    "NO": (150, 126),
-    "OO": (158, 126),
+# (Hoogeboom et al. 2022) with its margins, for the elements of this corpus; no such bond where it has none.
+BOND_LIMITS_PM: dict[str, tuple[int, ...]] = {
+    "Br-Br": (238,),
+    "Br-C": (204,),
+    "Br-Cl": (224,),
+    "Br-F": (188,),
+    "Br-H": (151,),
+    "Br-I": (),
+    "Br-N": (224,),
+    "Br-O": (182,),
+    "C-C": (164, 139, 123),
+    "C-Cl": (187,),
+    "C-F": (145,),
+    "C-H": (119,),
+    "C-I": (224,),
+    "C-N": (157, 134, 119),
+    "C-O": (153, 125, 116),
+    "Cl-Cl": (209,),
+    "Cl-F": (176,),
+    "Cl-H": (137,),
+    "Cl-I": (),
+    "Cl-N": (185,),
+    "Cl-O": (174,),
+    "F-F": (152,),
+    "F-H": (102,),
+    "F-I": (197,),
+    "F-N": (146,),
+    "F-O": (152,),
+    "H-H": (84,),
+    "H-I": (171,),
+    "H-N": (111,),
+    "H-O": (106,),
+    "I-I": (276,),
+    "I-N": (232,),
+    "I-O": (204,),
+    "N-N": (155, 130, 113),
+    "N-O": (150, 126),
+    "O-O": (158, 126),
 }
-CLEARANCE_PM = (
-    2.0  # how far inside its limits every distance must lie, so that the verdict is not a coin toss
-)
+# How far inside its limits every distance must lie, so that the verdict is not a coin toss.
+CLEARANCE_PM = 2.0
 
-Graph = tuple[str, dict[tuple[int, int], int]]  # element letters; bond order by (i, j), i < j
+Graph = tuple[tuple[str, ...], dict[tuple[int, int], int]]  # elements; bond order by (i, j), i < j
 
 
 def generate_molecules(count: int, max_heavy_atoms: int = MAX_HEAVY_ATOMS) -> Iterator[AtomSet]:
@@ -91,13 +114,14 @@ def generate_molecules(count: int, max_heavy_atoms: int = MAX_HEAVY_ATOMS) -> It
 
 
 def candidate_smiles(max_heavy_atoms: int = MAX_HEAVY_ATOMS) -> list[str]:
-    """Canonical SMILES in the order of the corpus; geometry not yet looked at."""
-    chosen: list[str] = []
-    for n_heavy, trees in enumerate(_grow_trees(max_heavy_atoms), start=1):
-        level = [s for s in _raise_bonds(trees) if _is_sensible(s)]
-        by_hash = sorted(level, key=lambda s: hashlib.sha256(s.encode()).digest())
-        chosen.extend(by_hash if n_heavy == MAX_HEAVY_ATOMS else sorted(level))
-    return chosen
+    """Canonical isomeric SMILES in the order of the corpus, fewest atoms first, before any geometry."""
+    n_atoms: dict[str, int] = {}
+    for trees in _grow_trees(max_heavy_atoms):
+        for smiles in _raise_bonds(trees):
+            if _is_sensible(smiles):
+                for isomer in _stereoisomers(smiles):
+                    n_atoms[isomer] = Chem.AddHs(Chem.MolFromSmiles(isomer)).GetNumAtoms()
+    return sorted(n_atoms, key=lambda s: (n_atoms[s], hashlib.sha256(s.encode()).digest()))
 
 
 def embed(smiles: str) -> AtomSet | None:
@@ -135,7 +159,7 @@ def bonds_are_clear(mol: Chem.Mol, positions: np.ndarray, clearance_pm: float = 
     distance_pm = 100 * np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     for i in range(len(symbols)):
         for j in range(i):
-            limits = BOND_LIMITS_PM["".join(sorted((symbols[i], symbols[j])))]
+            limits = BOND_LIMITS_PM["-".join(sorted((symbols[i], symbols[j])))]
             expected = order.get((i, j), 0)
             for shift_pm in (-clearance_pm, clearance_pm):
                 if sum(distance_pm[i, j] + shift_pm < limit for limit in limits) != expected:
@@ -154,14 +178,14 @@ def _minimise(mol: Chem.Mol) -> bool:
 
 def _grow_trees(max_heavy_atoms: int) -> list[dict[str, Graph]]:
     """Molecules of single bonds without rings, by SMILES, a level for each number of heavy atoms."""
-    levels: list[dict[str, Graph]] = [{_smiles((e, {})): (e, {}) for e in VALENCES}]
+    levels: list[dict[str, Graph]] = [{_smiles(((e,), {})): ((e,), {}) for e in VALENCES}]
     for n in range(1, max_heavy_atoms):
         level: dict[str, Graph] = {}
         for elements, bonds in levels[-1].values():
             free = _free_valences((elements, bonds))
             for i in range(n):
                 for element in VALENCES if free[i] else ():
-                    graph = (elements + element, {**bonds, (i, n): 1})
+                    graph = ((*elements, element), {**bonds, (i, n): 1})
                     if _heteroatoms_are_apart(graph):
                         level.setdefault(_smiles(graph), graph)
         levels.append(level)
@@ -190,6 +214,11 @@ def _raise_bonds(trees: dict[str, Graph]) -> dict[str, Graph]:
                     found[smiles] = graph
                     queue.append(graph)
     return found
+
+
+def _stereoisomers(smiles: str) -> set[str]:
+    options = StereoEnumerationOptions(onlyUnassigned=True, unique=True)
+    return {Chem.MolToSmiles(m) for m in EnumerateStereoisomers(Chem.MolFromSmiles(smiles), options)}
 
 
 def _free_valences(graph: Graph) -> list[int]:

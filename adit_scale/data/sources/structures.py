@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from adit_scale.atoms import MAX_ATOMIC_NUMBER, AtomSet, wrap
 from adit_scale.data.columns import snap
+from adit_scale.data.sources.source import UnusableStructure
 
 # fmt: off
 ELEMENT_SYMBOLS = (
@@ -24,24 +27,10 @@ ELEMENT_SYMBOLS = (
 # fmt: on
 ATOMIC_NUMBERS = {symbol: z for z, symbol in enumerate(ELEMENT_SYMBOLS) if z}
 MAX_SPACEGROUP = 230
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A structure left out, and why. source: the data set's name. index: its place there, from 0."""
-
-    source: str
-    index: int
-    id: str
-    reason: str
-
-
-class UnusableFile(ValueError):
-    """A whole file cannot be used; ``read_source`` adds its path."""
-
-
-class UnusableStructure(ValueError):
-    """A single structure cannot be used; the reader reports it as Rejected and goes on."""
+# Crystal sites that differ by less in each fractional coordinate are one place, as in pymatgen.
+SITE_TOLERANCE = 1e-4
+# Further out, float32 resolves less than the standard of positions; no structure is that large.
+MAX_EXTENT_ANGSTROM = 1e4
 
 
 def standardise(atom_set: AtomSet) -> AtomSet:
@@ -57,10 +46,13 @@ def standardise(atom_set: AtomSet) -> AtomSet:
     numbers = np.asarray(atom_set.numbers, dtype=np.int64)
     positions = np.asarray(atom_set.positions, dtype=np.float64)
     if not atom_set.periodic:
+        if len(set(map(tuple, positions.tolist()))) < len(positions):  # all at 0, where none were known
+            raise UnusableStructure("two atoms stand at the same place")
         positions = positions - positions.mean(axis=0)
         return replace(atom_set, numbers=numbers, positions=positions, cell=np.zeros((3, 3)), spacegroup=0)
     cell = np.asarray(atom_set.cell, dtype=np.float64)
     fractional = positions @ np.linalg.inv(cell)
+    _refuse_shared_places(fractional)
     if np.linalg.det(cell) < 0:  # the reduction below would mirror a structure given in left-handed axes
         cell, fractional = -cell, -fractional
     reduced, fractional = niggli_reduce(cell, fractional)
@@ -73,9 +65,9 @@ def _check(atom_set: AtomSet) -> None:
         raise UnusableStructure("no atoms")
     if positions.shape != (len(numbers), 3):
         raise UnusableStructure(f"{len(numbers)} atoms but positions of shape {positions.shape}")
-    finite = np.isfinite(positions).all(axis=1)
-    if not finite.all():
-        atom = int(np.argmin(finite))
+    near = np.abs(positions).max(axis=1) <= MAX_EXTENT_ANGSTROM  # False too where not a number
+    if not near.all():
+        atom = int(np.argmin(near))
         raise UnusableStructure(f"position of atom {atom} is {positions[atom].tolist()}")
     low, high = int(numbers.min()), int(numbers.max())
     if low < 1 or high > MAX_ATOMIC_NUMBER:
@@ -84,19 +76,79 @@ def _check(atom_set: AtomSet) -> None:
     if not 0 <= atom_set.spacegroup <= MAX_SPACEGROUP:
         raise UnusableStructure(f"spacegroup {atom_set.spacegroup}; expected 1 to {MAX_SPACEGROUP}")
     if atom_set.periodic:
-        if cell.shape != (3, 3) or not np.isfinite(cell).all():
-            raise UnusableStructure("cell is not nine finite numbers")
+        assert cell.shape == (3, 3)
+        _check_extent(cell)
         volume, box = abs(np.linalg.det(cell)), np.prod(np.linalg.norm(cell, axis=1))
         if volume <= 1e-6 * box:
             raise UnusableStructure(f"cell volume is {volume:.3g} cubic angstrom; expected more than 0")
+
+
+def cartesian(fractional: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Positions ``(n, 3)`` in angstrom. Raises UnusableStructure for numbers that no crystal has."""
+    near = (np.abs(fractional) <= MAX_EXTENT_ANGSTROM).all(axis=1)  # False too where not a number
+    if not near.all():
+        atom = int(np.argmin(near))
+        raise UnusableStructure(
+            f"position of atom {atom} is {fractional[atom].tolist()} in parts of the cell"
+        )
+    _check_extent(cell)
+    return fractional @ cell
+
+
+def _check_extent(cell: np.ndarray) -> None:
+    if not (np.abs(cell) <= MAX_EXTENT_ANGSTROM).all():
+        raise UnusableStructure(f"cell is not nine numbers up to {MAX_EXTENT_ANGSTROM:.0f} angstrom")
+
+
+def coincide(fractional: np.ndarray) -> np.ndarray:
+    """Which of the sites ``(n, 3)`` are one place of a crystal, whole cells apart; ``(n, n)`` bool."""
+    difference = fractional[:, None] - fractional
+    difference -= np.rint(difference)
+    return (np.abs(difference) < SITE_TOLERANCE).all(axis=-1)
+
+
+def _refuse_shared_places(fractional: np.ndarray) -> None:
+    """Two atoms in one place are a mixed occupancy, or damage."""
+    if len(fractional) <= 64:
+        pairs = np.argwhere(np.triu(coincide(fractional), 1))
+    else:
+        tree = cKDTree(wrap(fractional), boxsize=1.0)
+        pairs = tree.query_pairs(SITE_TOLERANCE, p=np.inf, output_type="ndarray")
+    if len(pairs):
+        i, j = sorted(pairs[0].tolist())
+        raise UnusableStructure(f"atoms {i} and {j} are at one place")
 
 
 def atomic_number(symbol: str) -> int:
     """Atomic number of an element symbol or of digits. Raises UnusableStructure for anything else."""
     number = int(symbol) if symbol.isdecimal() and len(symbol) <= 3 else ATOMIC_NUMBERS.get(symbol)
     if number is None:
-        raise UnusableStructure(f"unknown element {symbol!r}")
+        raise UnusableStructure(f"unknown element {symbol[:40]!r}")
     return number
+
+
+def numbers_of(symbols: Sequence[str]) -> np.ndarray:
+    """Atomic numbers ``(n,)`` of element symbols or digits. Raises UnusableStructure."""
+    try:
+        return np.array([ATOMIC_NUMBERS[symbol] for symbol in symbols], dtype=np.int64)
+    except KeyError:
+        return np.array([atomic_number(symbol) for symbol in symbols], dtype=np.int64)
+
+
+def floats(words: Sequence[str]) -> np.ndarray:
+    """The numbers that words spell, ``(n,)`` float64, which may be infinite or NaN.
+
+    Raises UnusableStructure for a word that is none, also for ``1_000`` and foreign digits, which ``float``
+    takes.
+    """
+    joined = "".join(words)
+    if "_" in joined or not joined.isascii():
+        odd = next(word for word in words if "_" in word or not word.isascii())
+        raise UnusableStructure(f"could not convert string to float: {odd[:40]!r}")
+    try:
+        return np.array(list(map(float, words)))
+    except ValueError as error:
+        raise UnusableStructure(str(error)[:100]) from error
 
 
 def cell_from_metric(metric: np.ndarray) -> np.ndarray:
@@ -116,11 +168,15 @@ def cell_from_metric(metric: np.ndarray) -> np.ndarray:
 
 def cell_from_parameters(lengths: list[float], angles_degrees: list[float]) -> np.ndarray:
     """The cell of edge lengths (angstrom) and angles alpha, beta, gamma (degrees)."""
-    (a, b, c), cosines = lengths, [math.cos(math.radians(angle)) for angle in angles_degrees]
-    if not all(length > 0 for length in lengths):
-        raise UnusableStructure(f"cell lengths {lengths}; expected more than 0")
+    if not all(0 < length <= MAX_EXTENT_ANGSTROM for length in lengths):
+        raise UnusableStructure(
+            f"cell lengths {lengths}; expected more than 0, up to {MAX_EXTENT_ANGSTROM:.0f}"
+        )
+    if not all(0 < angle < 180 for angle in angles_degrees):
+        raise UnusableStructure(f"cell angles {angles_degrees}; expected between 0 and 180 degrees")
+    cosines = [math.cos(math.radians(angle)) for angle in angles_degrees]
     bc, ac, ab = (0.0 if abs(cosine) < 1e-15 else cosine for cosine in cosines)
-    scale = np.array([a, b, c])
+    scale = np.array(lengths)
     return cell_from_metric(np.outer(scale, scale) * [[1, ab, ac], [ab, 1, bc], [ac, bc, 1]])
 
 

@@ -1,0 +1,1 @@
+"""How raw structures become shards: converted in parallel, sifted, shuffled, written, described."""

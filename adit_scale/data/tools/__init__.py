@@ -1,0 +1,1 @@
+"""The commands of ``adit data``: fetch, build, info, verify, export."""
