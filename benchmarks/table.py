@@ -18,11 +18,25 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 # Result files in the order of the table; a file that is missing is a row that says so.
 EXPECTED = {
     "training_step_cpu-dit_s": "training step on a CPU, DiT-S",
+    "loop_overhead-dit_192": "the training loop against a plain PyTorch loop",
+    "memory_planner": "predicted against measured memory of a training process",
+    "checkpoint_stall-dit_b": "stall of an asynchronous save, DiT-B, 2 ranks",
+    "data_throughput": "ready batches from shards, one core, QM9-like sets",
+    "data_order": "order of an epoch of 100 million sets, one core",
+    "data_amplification": "bytes a rank reads over bytes it uses, 1,000 blocks",
+    "data_packing": "real atoms over capacity",
+    "data_parsing": "reading molecules, one core",
+    "data_parsing_crystals-mp20_biternary_val": "reading crystals, one core",
+    "data_parsing_crystals-mpts52_val": "reading crystals of up to 52 atoms, one core",
+    "data_build": "building shards",
     "fit_coverage": "coverage of the fit's 95% intervals",
     "training_step_gpu-dit_s": "training step on one GPU, DiT-S, bf16, FlashAttention on packed sets",
     "training_step_gpu-dit_xl": "training step on one GPU, DiT-XL, bf16, FlashAttention on packed sets",
     "training_step_8gpu-dit_xl": "training step on eight GPUs, DiT-XL, bf16, ZeRO 1",
 }
+
+# Of results with many rows of one kind, the least alone stands in the table.
+LEAST = ("data_packing",)
 
 
 def table(results: Path = RESULTS) -> str:
@@ -36,7 +50,11 @@ def table(results: Path = RESULTS) -> str:
             continue
         result = json.loads(path.read_text())
         runs.append(_run_line(len(runs) + 1, result))
-        lines.extend(_row_line(row, len(runs)) for row in result["rows"])
+        rows = result["rows"]
+        if name in LEAST:
+            least = min(rows, key=lambda row: row["value"])
+            rows = [{**least, "what": f"{title}, least of {len(rows)} cases: {least['what']}"}]
+        lines.extend(_row_line(row, len(runs)) for row in rows)
     return "\n".join([*lines, "", *runs])
 
 

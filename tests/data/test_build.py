@@ -257,7 +257,7 @@ def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
-    a, out = write_xyz(tmp_path / "a.xyz", 4000), tmp_path / "out"
+    a, out = write_xyz(tmp_path / "a.xyz", 30_000), tmp_path / "out"
     process = start_builder(tmp_path, out, 2, str(a))
     while len(list((folder_of(out) / "pieces").glob("*.piece"))) < 3:
         assert process.poll() is None, process.communicate()[0].decode()
