@@ -39,3 +39,11 @@ def check_range(key: str, value: float, low: float, high: float = math.inf) -> N
     if not low <= value <= high:  # also where it is not a number
         expected = f"at least {low}" if high == math.inf else f"{low} to {high}"
         raise ConfigError(f"{key} is {value}; expected {expected}")
+
+
+def size_text(n_bytes: int) -> str:
+    """``1.5 GiB``, as messages say it."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.1f} {unit}"
+    return f"{n_bytes} B"

@@ -22,7 +22,7 @@ EXPECTED = {
     "memory_planner": "predicted against measured memory of a training process",
     "checkpoint_stall-dit_b": "stall of an asynchronous save, DiT-B, 2 ranks",
     "data_throughput": "ready batches from shards, one core, QM9-like sets",
-    "data_order": "order of an epoch of 100 million sets, one core",
+    "data_order": "100 million sets, one core",
     "data_amplification": "bytes a rank reads over bytes it uses, 1,000 blocks",
     "data_packing": "real atoms over capacity",
     "data_parsing": "reading molecules, one core",
@@ -37,6 +37,8 @@ EXPECTED = {
 
 # Of results with many rows of one kind, the least alone stands in the table.
 LEAST = ("data_packing",)
+# Rows that need their benchmark's title to be understood.
+TITLED = ("data_amplification", "data_order", "data_build")
 
 
 def table(results: Path = RESULTS) -> str:
@@ -54,6 +56,8 @@ def table(results: Path = RESULTS) -> str:
         if name in LEAST:
             least = min(rows, key=lambda row: row["value"])
             rows = [{**least, "what": f"{title}, least of {len(rows)} cases: {least['what']}"}]
+        if name in TITLED:
+            rows = [{**row, "what": f"{title}: {row['what']}"} for row in rows]
         lines.extend(_row_line(row, len(runs)) for row in rows)
     return "\n".join([*lines, "", *runs])
 

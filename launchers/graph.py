@@ -17,6 +17,7 @@ from typing import Any
 
 from adit_scale import config as settings
 from adit_scale.config import StudyConfig
+from adit_scale.data.building.identity import conversion
 from adit_scale.data.config import DataConfig
 from adit_scale.errors import DataError
 from adit_scale.jobs.node import (
@@ -24,7 +25,6 @@ from adit_scale.jobs.node import (
     DONE,
     NodeFolder,
     failure_reason,
-    file_digest,
     is_running,
     read_done,
     result_digest,
@@ -33,14 +33,16 @@ from adit_scale.scaling.points import StudyPoint
 from adit_scale.tracking.config import without_credentials
 
 # Settings of a stage that say how often something is written, not what is computed.
-BOOKKEEPING = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints")
-CONVERSION = (
-    "validation_fraction",
-    "test_fraction",
-    "split_salt",
-    "block_sets",
-    "blocks_per_shard",
-    "max_atoms",
+BOOKKEEPING = (
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "checkpoint_async",
+    "keep_checkpoints",
+    "keep_every_hours",
+    "keep_best",
+    "branch_steps",
+    "spike_factor",
+    "profile",
 )
 
 
@@ -184,8 +186,9 @@ class _Builder:
             id_ = node_id("shards", contents, {})
             data = replace(
                 data,
-                shards=str(Path(data.shards or f"shards/{data.name}-{id_[:8]}").absolute()),
-                sources=[str(Path(source).absolute()) for source in data.sources],
+                shards=_place(data.shards or f"shards/{data.name}-{id_[:8]}"),
+                sources=[_absolute(word) for word in data.sources],
+                split_lists={split: str(Path(place).absolute()) for split, place in data.split_lists.items()},
             )
             self.shards[key] = self.add("shards", data.name, replace(config, data=data), contents, {})
         return self.shards[key]
@@ -224,20 +227,36 @@ def shards_science(data: DataConfig) -> dict[str, Any]:
     Raises DataError naming the first source that is missing.
     """
     if data.sources:
-        digests = []
-        for source in map(Path, data.sources):
-            if not source.is_file():
-                raise DataError(f"data.sources: {source}: no such file; expected extended xyz or a csv")
-            digests.append([source.name, file_digest(source)])
-        return {"sources": digests, "conversion": {key: getattr(data, key) for key in CONVERSION}}
+        from adit_scale.data.build import source_identities  # heavy, as what is below
+        from adit_scale.data.sources import Source
+
+        try:
+            sources = source_identities([Source.from_word(word) for word in data.sources])
+        except DataError as error:
+            raise DataError(f"data.sources: {error}") from error
+        return {"sources": sources, "conversion": conversion(data)}
     if not data.shards:
         raise DataError(
             "data.sources is empty; expected files such as 'data.sources=[a.extxyz.gz,b.csv.gz]', "
             "or data.shards=FOLDER of shards that stand"
         )
-    from adit_scale.data.shards import Manifest
+    from adit_scale.data.manifest import open_manifest
 
-    return {"fingerprint": Manifest.load(Path(data.shards)).fingerprint}
+    return {"fingerprint": open_manifest(data).fingerprint}
+
+
+def _place(shards: str) -> str:
+    """A folder from anywhere; an address as it stands."""
+    return shards if "://" in shards else str(Path(shards).absolute())
+
+
+def _absolute(word: str) -> str:
+    """The same source from any folder."""
+    from adit_scale.data.sources import Source
+
+    path = str(Source.from_word(word).path)
+    named = word.removesuffix(path) if word.endswith(path) else ""
+    return f"{named}{Path(path).absolute()}"
 
 
 def is_done(node: Node) -> bool:

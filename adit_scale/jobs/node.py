@@ -38,7 +38,10 @@ class Result:
 
 @dataclass(frozen=True)
 class NodeFolder:
-    """``inputs``: name -> folder of the node it comes from, in the order they were given."""
+    """``inputs``: name -> folder of the node it comes from, in the order they were given.
+
+    start_from: of a decay branch, the trunk's checkpoint (training/branches.py).
+    """
 
     path: Path
     kind: str
@@ -47,6 +50,7 @@ class NodeFolder:
     study: str
     inputs: Mapping[str, Path]
     optional_inputs: bool = False
+    start_from: Path | None = None
 
     @staticmethod
     def load(path: Path) -> NodeFolder:
@@ -60,6 +64,7 @@ class NodeFolder:
             study=record["study"],
             inputs={name: Path(folder) for name, folder in record["inputs"].items()},
             optional_inputs=record["optional_inputs"],
+            start_from=Path(record["start_from"]) if record.get("start_from") else None,
         )
 
     def save(self) -> None:
@@ -72,6 +77,8 @@ class NodeFolder:
             "inputs": {name: str(folder) for name, folder in self.inputs.items()},
             "optional_inputs": self.optional_inputs,
         }
+        if self.start_from is not None:
+            record["start_from"] = str(self.start_from)
         _replace_json(self.path / NODE, record)
 
     def finished_inputs(self) -> dict[str, Path]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from adit_scale.atoms import CRYSTAL, DOMAIN_NAMES, MOLECULE, AtomSet
 from adit_scale.data.config import DataConfig
+from adit_scale.data.formats import extended_xyz
 from adit_scale.data.loader import size_histogram
 from adit_scale.data.manifest import open_manifest
-from adit_scale.data.sources.structures import ELEMENT_SYMBOLS
 from adit_scale.diffusion.config import SamplingConfig
 from adit_scale.diffusion.generate import draw_sizes
 from adit_scale.evaluation.draw import Samples, draw_samples
@@ -36,23 +35,6 @@ def write_samples(samples: Samples, folder: Path) -> list[Path]:
     paths = []
     for domain, sets in samples.items():
         path = folder / f"{DOMAIN_NAMES[domain]}s.extxyz"
-        write_extxyz((s for s in sets if isinstance(s, AtomSet)), path)
+        path.write_text("".join(extended_xyz(s) for s in sets if isinstance(s, AtomSet)))
         paths.append(path)
     return paths
-
-
-def write_extxyz(sets: Iterable[AtomSet], path: Path) -> None:
-    """Extended xyz, angstrom, with ``id`` and, for crystals, ``Lattice`` (rows are lattice vectors)."""
-    with path.open("w") as stream:
-        for atom_set in sets:
-            stream.write(f"{len(atom_set)}\n{_comment(atom_set)}\n")
-            for number, position in zip(atom_set.numbers, atom_set.positions, strict=True):
-                stream.write(ELEMENT_SYMBOLS[int(number)] + "".join(f" {x:.6f}" for x in position) + "\n")
-
-
-def _comment(atom_set: AtomSet) -> str:
-    parts = ["Properties=species:S:1:pos:R:3", f"id={atom_set.id}"]
-    if atom_set.periodic:
-        parts.insert(0, 'Lattice="' + " ".join(f"{x:.6f}" for x in atom_set.cell.ravel()) + '"')
-        return " ".join([*parts, 'pbc="T T T"'])
-    return " ".join([*parts, 'pbc="F F F"'])

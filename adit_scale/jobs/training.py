@@ -37,7 +37,7 @@ def run(node: NodeFolder, config: StudyConfig) -> Result:
         sys.exit(EXIT_REQUEUE)
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
-        if codes == {EXIT_REQUEUE}:
+        if EXIT_REQUEUE in codes:  # others then lost the peer that left
             sys.exit(EXIT_REQUEUE)
         raise TrainingError(_reason(node.path, codes)) from error
     return Result(outputs)

@@ -16,11 +16,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(folder: Path) -> int:
+    """Returns how it ended, as training/interrupts.py lists it."""
     _die_with_parent()
     node = NodeFolder.load(folder)
     config = settings.load(folder / CONFIG)
     from adit_scale.jobs.curves import make_scorer
-    from adit_scale.training.interrupts import EXIT_REQUEUE
+    from adit_scale.training.interrupts import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
     from adit_scale.training.run import train
 
     autoencoder = node.inputs.get("autoencoder")
@@ -31,13 +32,14 @@ def main(folder: Path) -> int:
             node.kind,
             autoencoder_weights=autoencoder / "weights" if autoencoder else None,
             make_scorer=make_scorer if node.kind == "diffusion" else None,
+            start_from=node.start_from,
         )
     except AditError as error:
         line = str(error).strip().splitlines()[0]
         (folder / ERROR).write_text(line + "\n")
         print(line, file=sys.stderr)
-        return 1
-    return 0 if finished else EXIT_REQUEUE
+        return EXIT_FAILED
+    return EXIT_DONE if finished else EXIT_REQUEUE
 
 
 def _die_with_parent() -> None:

@@ -23,6 +23,8 @@ from adit_scale.errors import ConfigError
 BACKENDS = ("auto", "varlen", "grouped_sdpa", "reference")
 
 
+# Compiled code would be made anew for every mix of sizes: there is one break in each block, here.
+@torch.compiler.disable
 def packed_attention(
     q_thd: Tensor, k_thd: Tensor, v_thd: Tensor, layout: PackedLayout, backend: str = "auto"
 ) -> Tensor:

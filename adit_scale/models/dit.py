@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from adit_scale.atoms import DOMAIN_NAMES, PackedLayout
 from adit_scale.models.config import DenoiserConfig
 from adit_scale.models.transformer import (
+    BlockStack,
     Fp32Linear,
     Mlp,
     SelfAttention,
@@ -96,7 +97,7 @@ class Denoiser(nn.Module):
         self.time_embedding = TimeEmbedding(width)
         self.domain_embedding = nn.Embedding(N_DOMAINS, width)
         self.spacegroup_embedding = nn.Embedding(N_SPACEGROUPS, width)
-        self.blocks = nn.ModuleList(
+        self.blocks = BlockStack(
             DiTBlock(width, config.heads, config.mlp_ratio, attention_backend) for _ in range(config.depth)
         )
         self.final = FinalLayer(width, config.latent)
@@ -145,6 +146,5 @@ class Denoiser(nn.Module):
         condition_sd = F.silu(condition_sd).to(dtype)
         x_td = self.input(torch.cat([x_td, self_conditioning_td], dim=-1))
         x_td = (x_td + index_embedding(layout, self.config.width, x_td.dtype)).to(dtype)
-        for block in self.blocks:
-            x_td = block(x_td, condition_sd, layout)
+        x_td = self.blocks(x_td, condition_sd, layout)
         return self.final(x_td, condition_sd, layout)

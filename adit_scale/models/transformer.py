@@ -9,10 +9,13 @@ take their statistics in float32 inside the kernel; the residual stream has the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from adit_scale.atoms import PackedLayout
 from adit_scale.models.attention import packed_attention
@@ -81,6 +84,40 @@ def index_embedding(layout: PackedLayout, width: int, dtype: torch.dtype) -> Ten
     return table.index_select(0, layout.index_in_set_t)
 
 
+class BlockStack(nn.ModuleList):
+    """Blocks run one after another.
+
+    recompute: keep only the input of each block for the backward pass, which then runs each block's forward
+    once more: far less memory for a third more work. The values are the same, bit for bit.
+    """
+
+    recompute = False
+
+    def forward(self, x_td: Tensor, *args: Any) -> Tensor:
+        for block in self:
+            if self.recompute and torch.is_grad_enabled():
+                x_td = checkpoint(block, x_td, *args, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_td = block(x_td, *args)
+        return x_td
+
+
+def prepare_blocks(
+    module: nn.Module, recompute: bool, compiled: bool, backend: str | Callable = "inductor"
+) -> None:
+    """Let every stack of blocks in ``module`` recompute its blocks and run them compiled, in place.
+
+    Compiled for the shapes of the first batch: later batches of another capacity compile anew. Parameters
+    keep their names.
+    """
+    for stack in module.modules():
+        if isinstance(stack, BlockStack):
+            stack.recompute = recompute
+            if compiled:
+                for block in stack:
+                    block.compile(dynamic=False, backend=backend)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention inside each set, with one packed projection for queries, keys and values."""
 
@@ -135,13 +172,9 @@ class TransformerEncoder(nn.Module):
 
     def __init__(self, width: int, depth: int, heads: int, feedforward: int, backend: str = "auto") -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            TransformerLayer(width, heads, feedforward, backend) for _ in range(depth)
-        )
+        self.blocks = BlockStack(TransformerLayer(width, heads, feedforward, backend) for _ in range(depth))
         self.norm = Fp32LayerNorm(width, eps=1e-5)
 
     def forward(self, x_td: Tensor, layout: PackedLayout) -> Tensor:
         x_td = x_td.to(trunk_dtype(self))
-        for block in self.blocks:
-            x_td = block(x_td, layout)
-        return self.norm(x_td)
+        return self.norm(self.blocks(x_td, layout))

@@ -18,6 +18,9 @@ SHOWN_LAST = {
     "gradient_norm": "grad",
     "skipped_steps": "skipped",
     "atoms_per_s": "atoms/s",
+    "mfu": "mfu",
+    "memory_gib": "mem",
+    "data_wait_percent": "data wait",
     "time_left_s": "left",
 }
 LOSS_AT_TIME = "loss/t_"  # losses by diffusion time: a dozen numbers too many for a line
@@ -72,7 +75,7 @@ class Progress:
         elif time.monotonic() - self._printed_s >= self.interval_s:
             self.line(step, {})
 
-    def line(self, step: int, values: Mapping[str, float]) -> None:
+    def line(self, step: int, values: Mapping[str, float | str]) -> None:
         """Print one line for an interval's values (see ``format_line``), with the time left."""
         if not self.enabled:
             return
@@ -103,7 +106,7 @@ class Progress:
             self._began = (step, time.monotonic())
 
 
-def format_line(name: str, step: int, total: int, values: Mapping[str, float]) -> str:
+def format_line(name: str, step: int, total: int, values: Mapping[str, float | str]) -> str:
     """One line of a log: step, losses (by data set), learning rate, gradient norm, speed, time left.
 
     >>> format_line("diffusion", 40, 200, {"loss": 1.25, "loss/qm9": 1.5, "lr": 1e-4, "atoms_per_s": 21300})
@@ -117,18 +120,49 @@ def format_line(name: str, step: int, total: int, values: Mapping[str, float]) -
     return "  ".join([name, f"{step:>{len(str(total))}}/{total}", *parts])
 
 
-def format_value(key: str, value: float) -> str:
+def format_summary(name: str, step: int, values: Mapping[str, float | str]) -> str:
+    """The last line of a run.
+
+    >>> format_summary("diffusion", 40, {"skipped_steps": 1, "wall_s": 200, "checkpoints": 2})
+    'diffusion finished  steps 40  skipped 1  took 3m20s  checkpoints 2'
+    """
+    labels = {
+        "skipped_steps": "skipped",
+        "spikes": "loss spikes",
+        "sets_seen": "sets",
+        "atoms_seen": "atoms",
+        "wall_s": "took",
+        "training_s": "training",
+        "atoms_per_s": "atoms/s",
+        "mfu": "mfu",
+        "memory_gib": "mem",
+        "validation/loss": "validation loss",
+        "checkpoints": "checkpoints",
+    }
+    parts = [f"{label} {format_value(key, values[key])}" for key, label in labels.items() if key in values]
+    return "  ".join([f"{name} finished", f"steps {step}", *parts])
+
+
+def format_value(key: str, value: float | str) -> str:
     """A value as short as its key allows: durations (``_s``), speeds (``_per_s``), learning rates, others.
 
     >>> [format_value(k, v) for k, v in {"time_left_s": 3725, "lr": 1e-4, "atoms_per_s": 2.5e6}.items()]
     ['1h02m', '1.0e-04', '2.5M']
     """
+    if isinstance(value, str):
+        return value
     if value != value or value in (float("inf"), float("-inf")):
         return str(value)
     if key.endswith("_per_s"):
         return _with_prefix(value)
     if key.endswith("_s"):
         return _duration(value)
+    if key.endswith("_gib"):
+        return f"{value:.2f} GiB"
+    if key.endswith("_percent"):
+        return f"{value:.1f}%"
+    if key in ("atoms_seen", "sets_seen"):
+        return _with_prefix(value)
     if key == "lr" or key.endswith("/lr"):
         return f"{value:.1e}"
     return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 from adit_scale.errors import ConfigError, check_range
 
-SCHEDULES = ("constant", "cosine", "wsd")
+SCHEDULES = ("constant", "cosine", "wsd", "decay")
+BEST_RULE = r"validation/(\S+?)(?: (min|max))?"
+# Gradients are exchanged so many at a time; DeepSpeed's own 5e8 would take up to 2 GB whatever the model.
+BUCKET_ELEMENTS = 50_000_000
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass
 class OptimConfig:
-    """AdamW. ``wsd`` is warm-up, stable, then linear decay over the last ``decay_fraction`` of the steps."""
+    """AdamW. ``wsd`` is warm-up, stable, then linear decay over the last ``decay_fraction`` of the steps.
+
+    ``decay`` is a branch of a run of constant rate (training/branches.py): linear from step ``decay_from``,
+    where it left the trunk, to the end.
+    """
 
     lr: float = 1e-4
     beta1: float = 0.9
@@ -25,6 +33,7 @@ class OptimConfig:
     warmup_steps: int = 0
     decay_fraction: float = 0.3
     final_lr_fraction: float = 0.0
+    decay_from: int = 0
     ema_decay: float = 0.9999
 
     def validate(self, group: str) -> None:
@@ -41,13 +50,25 @@ class OptimConfig:
                 raise ConfigError(f"{group}.{key} is {getattr(self, key)}; expected at least 0 and under 1")
         for key in ("decay_fraction", "final_lr_fraction"):
             check_range(f"{group}.{key}", getattr(self, key), 0, 1)
-        for key in ("weight_decay", "warmup_steps", "gradient_clip"):
+        for key in ("weight_decay", "warmup_steps", "gradient_clip", "decay_from"):
             check_range(f"{group}.{key}", getattr(self, key), 0)
 
 
 @dataclass
 class StageConfig:
-    """What both stages share. A step takes sets until ``atom_budget`` real atoms are reached."""
+    """What both stages share. A step takes sets until ``atom_budget`` real atoms are reached.
+
+    max_skipped_in_a_row: more steps in a row than this with a non-finite loss or gradient end the run.
+    spike_factor: an interval's loss this many (robust) standard deviations above the median of the intervals
+        before it is reported; 0 turns that off.
+    profile: steps to trace, as "10-12"; "" for none.
+    checkpoint_async: write checkpoints behind the training steps.
+    keep_checkpoints: the newest ones. keep_every_hours: besides, one every so many hours; 0 for none.
+    keep_best: besides, the best by one validation metric, "validation/loss" or "validation/loss max"; "" for
+        none. The one before a wsd decay is always kept.
+    branch_steps: besides, checkpoints at these steps are made and kept, for decay branches to start from.
+    trunk_digest: of the checkpoint a decay branch started from; filled in by training/branches.py.
+    """
 
     group: ClassVar[str]  # the stage's name among the settings, for messages
 
@@ -58,14 +79,70 @@ class StageConfig:
     validate_every_steps: int = 200
     validation_sets: int = 512
     checkpoint_every_steps: int = 200
+    checkpoint_async: bool = True
     keep_checkpoints: int = 2
+    keep_every_hours: float = 0.0
+    keep_best: str = ""
+    branch_steps: list[int] = field(default_factory=list)
+    trunk_digest: str = ""
     max_skipped_in_a_row: int = 10
+    spike_factor: float = 10.0
+    profile: str = ""
 
     def validate(self) -> None:
         self.optim.validate(f"{self.group}.optim")
         for key in ("steps", "atom_budget", "log_every_steps", "validate_every_steps", "validation_sets",
                     "checkpoint_every_steps", "keep_checkpoints", "max_skipped_in_a_row"):  # fmt: skip
             check_range(f"{self.group}.{key}", getattr(self, key), 1)
+        check_range(f"{self.group}.spike_factor", self.spike_factor, 0)
+        check_range(f"{self.group}.keep_every_hours", self.keep_every_hours, 0)
+        self._validate_keep_best()
+        self._validate_branches()
+        if self.profile and profiled_steps(self.profile) is None:
+            raise ConfigError(
+                f"{self.group}.profile is {self.profile!r}; expected steps such as 10-12, or nothing"
+            )
+
+    def _validate_keep_best(self) -> None:
+        if self.keep_best and not re.fullmatch(BEST_RULE, self.keep_best):
+            raise ConfigError(
+                f"{self.group}.keep_best is {self.keep_best!r}; expected a validation metric and min or max, "
+                "such as 'validation/loss min'"
+            )
+        if self.keep_best and self.checkpoint_every_steps % self.validate_every_steps:
+            raise ConfigError(
+                f"{self.group}.keep_best needs a validation at every checkpoint; set checkpoint_every_steps "
+                f"({self.checkpoint_every_steps}) to a multiple of validate_every_steps "
+                f"({self.validate_every_steps})"
+            )
+
+    def _validate_branches(self) -> None:
+        wrong = [step for step in self.branch_steps if not 1 <= step <= self.steps]
+        if wrong:
+            raise ConfigError(
+                f"{self.group}.branch_steps has {wrong[0]}; expected steps from 1 to {self.steps}"
+            )
+        optim = self.optim
+        if (optim.schedule == "decay") != bool(self.trunk_digest):
+            raise ConfigError(
+                f"{self.group}.optim.schedule is {optim.schedule!r} and {self.group}.trunk_digest is "
+                f"{self.trunk_digest!r}; expected both of a decay branch or neither: begin one with "
+                "`adit train resume=CHECKPOINT schedule=decay`"
+            )
+        if optim.schedule == "decay" and self.steps <= optim.decay_from:
+            raise ConfigError(
+                f"{self.group}.steps is {self.steps}; expected more than the {optim.decay_from} steps of the "
+                "trunk that the branch starts from"
+            )
+
+
+def profiled_steps(text: str) -> tuple[int, int] | None:
+    """First and last step of "10-12", "steps:10-12" or "10"; None where it is none of these."""
+    found = re.fullmatch(r"(?:steps:)?(\d+)(?:-(\d+))?", text)
+    if not found:
+        return None
+    first, last = int(found[1]), int(found[2] or found[1])
+    return (first, last) if 1 <= first <= last else None
 
 
 @dataclass
@@ -100,10 +177,17 @@ class AutoencoderStageConfig(StageConfig):
 
 @dataclass
 class DiffusionStageConfig(StageConfig):
-    """``samples_every_steps``: draw and score a few samples for validity curves; 0 turns it off."""
+    """``samples_every_steps``: draw and score a few samples for validity curves; 0 turns it off.
+
+    encoder_precision: of the frozen encoder when it makes latents for training (validation's are of fp32).
+    latent_cache: encode so many augmentations of every training set once, beside the run, and train on these;
+        0 encodes in every step. 4 bytes x 2 latent features x atoms of the data set each.
+    """
 
     label_dropout: float = 0.1
     self_conditioning: float = 0.5
+    encoder_precision: str = "fp32"
+    latent_cache: int = 0
     samples_every_steps: int = 0
     samples_per_domain: int = 64
     sample_steps: int = 25
@@ -114,6 +198,11 @@ class DiffusionStageConfig(StageConfig):
         super().validate()
         for key in ("label_dropout", "self_conditioning"):
             check_range(f"diffusion.{key}", getattr(self, key), 0, 1)
+        if self.encoder_precision not in ("fp32", "bf16"):
+            raise ConfigError(
+                f"diffusion.encoder_precision is {self.encoder_precision!r}; expected fp32 or bf16"
+            )
+        check_range("diffusion.latent_cache", self.latent_cache, 0, 64)
         check_range("diffusion.samples_every_steps", self.samples_every_steps, 0)
         check_range("diffusion.samples_per_domain", self.samples_per_domain, 1)
         check_range("diffusion.sample_steps", self.sample_steps, 2)
@@ -126,15 +215,26 @@ class ParallelConfig:
     precision: of matrix products, and so the rounding of everything behind them;
         ``auto`` takes bf16 where the device multiplies it faster, else fp32.
     micro_batch_atoms: capacity of a micro-batch on one device.
+    activation_checkpointing: keep only the input of each block for the backward pass and compute the rest
+        again: less memory for a third more work, the same numbers.
+    compile: run the blocks compiled, on micro-batches of one fixed capacity (about 2% of it empty).
     threads: CPU threads a process; 0 divides the machine's cores among the processes.
+    wall_time_s: a run asks itself to save and stop this long after its process started; 0 is no limit. Leave
+        time for one more step and one save.
+    hang_timeout_s: a rank in one phase (data, compute, exchange, save, ...) for longer than this counts as
+        hung: all ranks write their stacks and leave; 0 turns that off.
     """
 
     world_size: int = 1
     zero_stage: int = 1
     precision: str = "fp32"
     micro_batch_atoms: int = 4096
+    activation_checkpointing: bool = False
+    compile: bool = False
     threads: int = 0
     device: str = "auto"
+    wall_time_s: float = 0.0
+    hang_timeout_s: float = 1800.0
 
     def validate(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
@@ -148,7 +248,8 @@ class ParallelConfig:
                 "parallel.precision=bf16 with parallel.zero_stage=0 keeps no fp32 master weights; "
                 "set parallel.zero_stage=1"
             )
-        for key, low in (("world_size", 1), ("micro_batch_atoms", 1), ("threads", 0)):
+        for key, low in (("world_size", 1), ("micro_batch_atoms", 1), ("threads", 0),
+                         ("wall_time_s", 0), ("hang_timeout_s", 0)):  # fmt: skip
             check_range(f"parallel.{key}", getattr(self, key), low)
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"parallel.device is {self.device!r}; expected auto, cpu or cuda")

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from deepspeed.runtime import bf16_optimizer
 from torch import Tensor, nn
 
-from adit_scale.training.config import OptimConfig, ParallelConfig
+from adit_scale.training.config import BUCKET_ELEMENTS, OptimConfig, ParallelConfig
 
 # (name, start, length, key) -> flat fp32 values; key is "master", "exp_avg" or "exp_avg_sq".
 FragmentReader = Callable[[str, int, int, str], Tensor]
@@ -71,7 +71,7 @@ class Engine:
             fused=True,
         )
         self._engine, *_ = deepspeed.initialize(
-            model=module, optimizer=adamw, config=_deepspeed_config(optim, parallel)
+            model=module, optimizer=adamw, config=_deepspeed_config(optim, parallel, module)
         )
         self._names = {p: name for name, p in self._engine.module.named_parameters() if p.requires_grad}
         self._inner = adamw if self.zero_stage == 0 else self._engine.optimizer.optimizer
@@ -88,9 +88,13 @@ class Engine:
 
         Losses of all ranks and micro-batches are summed: DeepSpeed divides by the world size, so it is
         multiplied here, and the micro-batches of a step, whose number varies, are not averaged.
+
+        A non-finite loss can have a finite gradient. It makes every gradient NaN here, so that ``step`` skips
+        on all ranks by the one check it makes anyway.
         """
         self._engine.set_gradient_accumulation_boundary(last)
-        self._engine.backward(loss * self.world_size, scale_wrt_gas=False)
+        nan_if_not_finite = loss.detach() * 0.0
+        self._engine.backward(loss * (self.world_size + nan_if_not_finite), scale_wrt_gas=False)
 
     def step(self, lr: float) -> tuple[float, bool]:
         """Apply the accumulated gradient. Returns (global gradient norm before clipping, applied).
@@ -213,14 +217,20 @@ def _gradient_norm(module: nn.Module) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients)
 
 
-def _deepspeed_config(optim: OptimConfig, parallel: ParallelConfig) -> dict:
+def _deepspeed_config(optim: OptimConfig, parallel: ParallelConfig, module: nn.Module) -> dict:
     """DeepSpeed's own settings. Batch sizes are ours to keep: it is told one of each."""
+    n_parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    zero = {
+        "stage": parallel.zero_stage,
+        "overlap_comm": False,
+        "reduce_bucket_size": min(BUCKET_ELEMENTS, n_parameters),
+    }
     config: dict = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optim.gradient_clip,
         "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": parallel.zero_stage, "overlap_comm": False},
+        "zero_optimization": zero,
         "steps_per_print": 1_000_000_000,
     }
     if parallel.precision == "bf16":

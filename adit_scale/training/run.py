@@ -36,8 +36,12 @@ def train(
     kind: str,
     autoencoder_weights: Path | None = None,
     make_scorer: ScorerFactory | None = None,
+    start_from: Path | None = None,
 ) -> bool:
     """Train one stage in ``folder``; ``kind`` is ``autoencoder`` or ``diffusion``.
+
+    start_from: the checkpoint of a trunk, for a decay branch whose settings branches.plan_branch made. It is
+    read only while the folder has no checkpoint of its own.
 
     Returns True when the run is finished (its weights are exported), False when it was asked to stop and
     should be started again. Raises AditError for anything a user can cure.
@@ -62,10 +66,15 @@ def train(
         micro_batch_atoms=config.parallel.micro_batch_atoms,
         rank=rank,
         world_size=world_size,
+        capacity=config.parallel.compile,
+        pin_memory=device.type == "cuda",
     )
     stage = _build_stage(kind, config, loader.datasets, autoencoder_weights, device)
+    if isinstance(stage, DiffusionStage) and config.diffusion.latent_cache:
+        stage.open_latents(folder.parent, loader.manifest, config.parallel.micro_batch_atoms, device)
     scorer = make_scorer(config, stage, device) if make_scorer else None
-    finished = Trainer(folder, config, stage, loader, device, scorer).fit()
+    with loader:
+        finished = Trainer(folder, config, stage, loader, device, scorer, start_from).fit()
     dist.barrier()
     if joined_here:
         dist.destroy_process_group()

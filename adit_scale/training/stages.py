@@ -9,9 +9,11 @@ Shapes: T atoms, S sets, D latent features.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from adit_scale import randomness
 from adit_scale.atoms import DOMAIN_NAMES, PackedBatch, PackedLayout
 from adit_scale.data.augment import augment
+from adit_scale.data.manifest import Manifest
 from adit_scale.diffusion.flow_matching import (
     T_LOSS_MAX,
     centred_noise,
@@ -32,13 +35,16 @@ from adit_scale.models import ladder
 from adit_scale.models.autoencoder import (
     PER_ATOM_TERMS,
     Autoencoder,
+    Posterior,
     autoencoder_loss_terms,
     normalised_loss,
 )
 from adit_scale.models.config import AutoencoderConfig, DenoiserConfig
 from adit_scale.models.dit import Denoiser
 from adit_scale.models.transformer import mean_sets
+from adit_scale.training import weights
 from adit_scale.training.config import AutoencoderStageConfig, DiffusionStageConfig
+from adit_scale.training.latents import LatentCache
 
 TIME_BINS = ((0.01, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 0.99))
 # The grid on which every diffusion run is validated, whatever its seed, size or data order.
@@ -66,6 +72,7 @@ class Stage(ABC):
     config: AutoencoderStageConfig | DiffusionStageConfig
     model_config: AutoencoderConfig | DenoiserConfig
     module: AutoencoderModule | DenoiserModule
+    autoencoder_digest: str = ""  # of the frozen weights that make this stage's latents
 
     @abstractmethod
     def loss(self, forward: Callable, batch: PackedBatch, totals: StepTotals) -> tuple[Tensor, Sums]:
@@ -243,20 +250,46 @@ class DiffusionStage(Stage):
         self.config, self.seed, self.datasets = config, seed, datasets
         self.model_config = model
         self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.autoencoder_digest = weights.digest(autoencoder.state_dict())
         self.module = DenoiserModule(model)
+        self.latents: LatentCache | None = None
+        self._encoder = self.autoencoder
+        if config.encoder_precision == "bf16":
+            self._encoder = copy.deepcopy(autoencoder).to(torch.bfloat16)
 
     @torch.no_grad()
-    def encode(self, batch: PackedBatch, seed: int) -> Tensor:
-        """x_1 ``(T, D)`` fp32: a draw from the frozen encoder's posterior, the same on every packing."""
-        posterior = self.autoencoder.encode(
-            batch.numbers_t, batch.positions_t3, batch.fractional_t3, batch.layout
-        )
-        noise_td = _atom_normals(batch, seed, "posterior", self.model_config.latent)
-        return posterior.sample(noise_td)
+    def posterior(self, batch: PackedBatch, encoder: Autoencoder | None = None) -> Posterior:
+        """Of the frozen encoder, in the precision of training's latents unless ``encoder`` is given."""
+        encoder = encoder or self._encoder
+        return encoder.encode(batch.numbers_t, batch.positions_t3, batch.fractional_t3, batch.layout)
+
+    def latents_of(self, batch: PackedBatch) -> Tensor:
+        """x_1 ``(T, D)`` fp32 of a training batch: augmented, or of a cached augmentation; noise drawn anew.
+
+        The same on every packing.
+        """
+        if self.latents is None:
+            posterior = self.posterior(augment(batch, self.seed))
+        else:
+            posterior = self.latents.posterior(batch, self.seed)
+        return posterior.sample(_atom_normals(batch, self.seed, "posterior", self.model_config.latent))
+
+    def open_latents(self, root: Path, manifest: Manifest, atoms: int, device: torch.device) -> None:
+        """Take latents from the cache under ``root``, built first where it is not. A collective call."""
+        identity = {
+            "autoencoder": self.autoencoder_digest,
+            "fingerprint": manifest.fingerprint,
+            "augmentations": self.config.latent_cache,
+            "seed": self.seed,
+            "precision": self.config.encoder_precision,
+        }
+        latents = LatentCache(root, manifest, identity, self.model_config.latent)
+        latents.build(self.posterior, atoms, device)
+        self.latents = latents
 
     def loss(self, forward: Callable, batch: PackedBatch, totals: StepTotals) -> tuple[Tensor, Sums]:
         layout, config = batch.layout, self.config
-        x_1_td = self.encode(augment(batch, self.seed), self.seed)
+        x_1_td = self.latents_of(batch)
         x_0_td = centred_noise(_keys(batch, self.seed, "x_0"), layout, self.model_config.latent)
         t_s = sample_times(_keys(batch, self.seed, "time"))
         label_keys = _keys(batch, self.seed, "label")
@@ -273,7 +306,8 @@ class DiffusionStage(Stage):
     def validation_sums(self, module: nn.Module, batch: PackedBatch) -> Sums:
         """Loss on the fixed grid of (t, noise), labels given, without self-conditioning."""
         layout = batch.layout
-        x_1_td = self.encode(batch, VALIDATION_SEED)
+        noise_td = _atom_normals(batch, VALIDATION_SEED, "posterior", self.model_config.latent)
+        x_1_td = self.posterior(batch, self.autoencoder).sample(noise_td)
         total_s = torch.zeros(layout.n_sets, dtype=torch.float64, device=x_1_td.device)
         for i, t in enumerate(VALIDATION_TIMES):
             keys = _keys(batch, VALIDATION_SEED, f"validation/x_0/{i}")
@@ -311,6 +345,8 @@ class DiffusionStage(Stage):
     def flops(self, sizes: np.ndarray) -> tuple[float, float]:
         sizes = sizes.tolist()
         flops = ladder.training_flops(self.model_config, sizes, self.config.self_conditioning)
+        if self.latents is not None:
+            return flops, flops  # its making is not a step's
         return flops, flops + ladder.encoder_flops(self.autoencoder.config, sizes)
 
     def _sums(self, loss_s: Tensor, t_s: Tensor, batch: PackedBatch) -> Sums:

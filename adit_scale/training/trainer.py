@@ -21,17 +21,24 @@ from torch import Tensor, nn
 
 from adit_scale.config import StudyConfig
 from adit_scale.data.loader import BatchLoader, StepBatches
-from adit_scale.errors import TrainingError
+from adit_scale.models.transformer import prepare_blocks
 from adit_scale.tracking.journal import Journal
-from adit_scale.tracking.terminal import Progress
-from adit_scale.training import checkpoint, weights
-from adit_scale.training.checkpoint import TrainState
+from adit_scale.training import branches, checkpoint, weights
+from adit_scale.training.checkpoint import Checkpoint, TrainState
 from adit_scale.training.ema import ExponentialMovingAverage
 from adit_scale.training.engine import MOMENTS, Engine
+from adit_scale.training.export import describe_data
+from adit_scale.training.guards import give_up
 from adit_scale.training.interrupts import StopRequest
+from adit_scale.training.lock import RunLock
 from adit_scale.training.meters import Meters
-from adit_scale.training.schedule import learning_rate
+from adit_scale.training.profiling import StepProfiler
+from adit_scale.training.retention import Policy
+from adit_scale.training.schedule import decay_start, learning_rate
+from adit_scale.training.sight import Sight
 from adit_scale.training.stages import Stage, StepTotals, Sums
+from adit_scale.training.watchdog import Watchdog
+from adit_scale.training.writer import CheckpointWriter
 
 # Draws and scores a few samples of the EMA network for validity curves. All ranks hold one, rank 0 calls it.
 SampleScorer = Callable[[nn.Module, int], dict[str, float]]
@@ -41,7 +48,8 @@ class Trainer:
     """One training run in one folder.
 
     Construction joins what is on disk: with a committed checkpoint in ``folder`` the run goes on behind it,
-    otherwise it starts. Raises CheckpointError for a checkpoint of another model or data set.
+    otherwise it starts, a decay branch from the trunk's checkpoint ``start_from``. Raises CheckpointError for
+    a checkpoint of another model or data set.
     """
 
     def __init__(
@@ -52,12 +60,15 @@ class Trainer:
         loader: BatchLoader,
         device: torch.device,
         score_samples: SampleScorer | None = None,
+        start_from: Path | None = None,
     ):
         self.folder, self.config, self.stage, self.loader, self.device = folder, config, stage, loader, device
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.lock = RunLock(folder)  # before anything of the run is read
         self.settings = stage.config
         self.score_samples = score_samples
         self.eval_module = copy.deepcopy(stage.module).float().to(device).eval().requires_grad_(False)
+        prepare_blocks(stage.module, config.parallel.activation_checkpointing, config.parallel.compile)
         self.engine = Engine(stage.module, self.settings.optim, config.parallel, device)
         self.fragments = self.engine.fragments()
         self.ema = ExponentialMovingAverage(self.fragments, self.settings.optim.ema_decay)
@@ -72,52 +83,85 @@ class Trainer:
             world_size=self.world_size,
             shapes={name: list(shape) for name, shape in self.engine.shapes.items()},
             config=asdict(config),
+            stage=stage.name,
+            autoencoder=stage.autoencoder_digest,
+            data=describe_data(loader.manifest) if self.rank == 0 else {},
         )
-        self._resume()
+        self.decay_start = decay_start(self.settings.steps, self.settings.optim)
+        self.writer = CheckpointWriter(
+            self.checkpoints, device, Policy.of(self.settings), self.settings.checkpoint_async
+        )
+        self._resume(start_from)
+        precision = config.parallel.precision
+        self.sight = Sight(stage.name, self.settings, self.state, self.journal, device, precision)
+        self.phases = self.sight.phases
 
     # -- the loop ------------------------------------------------------------------------------------------
 
     def fit(self) -> bool:
         """Train to the last step. Returns False if asked to stop before it; the run is then on disk."""
         with (
-            StopRequest() as stop,
-            Progress(self.settings.steps, self.stage.name, self.rank == 0) as progress,
+            self.lock,
+            self.writer,
+            StopRequest(self.config.parallel.wall_time_s) as stop,
+            Watchdog(self.folder, self.phases, self.config.parallel.hang_timeout_s),
+            StepProfiler(self.settings.profile, self.folder / "profile", self.rank == 0) as profiler,
+            self.sight.progress as progress,
         ):
+            for note in self.notes:
+                progress.note(note)
             while self.state.step < self.settings.steps:
+                step, last = self.state.step + 1, self.state.step + 1 == self.settings.steps
+                profiler.before(step)
+                self.phases.enter("data", step)
                 self.train_step(self.loader.step(self.state.step))
-                step, last = self.state.step, self.state.step == self.settings.steps
+                profiler.after(step, progress.note)
                 if last or step % self.settings.log_every_steps == 0:
-                    progress.line(step, self.log())
+                    self.phases.enter("log", step)
+                    self.log()
                 if last or step % self.settings.validate_every_steps == 0:
+                    self.phases.enter("validate", step)
                     self.validate()
                 if self._samples_due(step):
+                    self.phases.enter("samples", step)
                     self.log_samples()
+                self.phases.enter("agree", step)
                 stopping = stop.agreed(self.device) and not last
-                if last or stopping or step % self.settings.checkpoint_every_steps == 0:
+                if last or stopping or self._save_due(step):
+                    self.phases.enter("save", step)
                     self.save()
                 progress.advance(step)
                 if stopping:
-                    progress.note(f"{stop.signal_name or 'a signal on another rank'}: saved step {step}")
+                    self.writer.wait()
+                    progress.note(f"{stop.reason}: saved step {step}")
                     return False
-        self.export()
+            self.phases.enter("save", self.state.step)
+            self.writer.wait()
+            self.sight.summary(checkpoints=len(checkpoint.committed(self.checkpoints)))
+            self.export()
         return True
 
     def train_step(self, batches: StepBatches) -> None:
         """Forward and backward over this rank's micro-batches, then one optimiser step for all ranks."""
         state = self.state
         totals = StepTotals(state.step, batches.n_sets, batches.n_atoms)
+        self.phases.enter("compute", state.step + 1)
         losses: list[Tensor] = []
         measured: list[Sums] = []
         for i, host_batch in enumerate(batches.batches):
             batch = host_batch.to(self.device)
             loss, sums = self.stage.loss(self.engine.forward, batch, totals)
-            self.engine.backward(loss, last=i == len(batches.batches) - 1)
+            if last := i == len(batches.batches) - 1:
+                self.phases.enter("exchange", state.step + 1)
+            self.engine.backward(loss, last)
             losses.append(loss.detach())
             measured.append(sums)
         lr = learning_rate(state.step, self.settings.steps, self.settings.optim)
+        self.writer.before_update()
         gradient_norm, applied = self.engine.step(lr)
         flops, flops_total = self.stage.flops(batches.sizes)
         state.step += 1
+        state.validation = {}
         state.sets_seen += batches.n_sets
         state.atoms_seen += batches.n_atoms
         state.flops += flops
@@ -130,24 +174,21 @@ class Trainer:
                 self.meters.add(sums)
             self.meters.add_step(torch.stack(losses).sum(), gradient_norm)
         else:
-            self._count_skipped(gradient_norm)
+            self._count_skipped(batches, totals, {"loss": _summed(losses), "gradient_norm": gradient_norm})
 
-    def _count_skipped(self, gradient_norm: float) -> None:
-        """A non-finite step changed nothing; too many in a row end the run."""
+    def _count_skipped(self, batches: StepBatches, totals: StepTotals, found: dict[str, float]) -> None:
+        """A non-finite step changed nothing; too many in a row end the run, with the step dumped."""
         self.state.skipped_in_a_row += 1
-        if self.journal:
-            self.journal.log_event("skipped_step", self.state.step, {"gradient_norm": gradient_norm})
+        self.sight.event("skipped_step", found, "step skipped, weights untouched")
         if self.state.skipped_in_a_row > self.settings.max_skipped_in_a_row:
-            raise TrainingError(
-                f"{self.folder}: {self.state.skipped_in_a_row} steps in a row up to step {self.state.step} "
-                f"had non-finite gradients (more than {self.stage.name}.max_skipped_in_a_row="
-                f"{self.settings.max_skipped_in_a_row}); lower {self.stage.name}.optim.lr or look at the data"
-            )
+            master = ExponentialMovingAverage(self.fragments, 0.0).gather(self.fragments, self.engine.shapes)
+            self.eval_module.load_state_dict(master, strict=True)
+            raise give_up(self.folder, self.stage, self.eval_module, self.state, batches, totals, found)
 
     # -- what is written down ------------------------------------------------------------------------------
 
-    def log(self) -> dict[str, float]:
-        """Journal the interval's means. Returns them with the wall-clock values, for the terminal."""
+    def log(self) -> None:
+        """Journal and print the interval's means. A collective call."""
         state = self.state
         values = self.meters.means()
         values["lr"] = learning_rate(state.step - 1, self.settings.steps, self.settings.optim)
@@ -158,11 +199,7 @@ class Trainer:
             "flops_total_cum": state.flops_total,
             "skipped_steps": state.step - state.applied_steps,
         }
-        clock = self.meters.rates(state.atoms_seen)
-        if self.journal:
-            self.journal.log_metrics(state.step, {f"train/{k}": v for k, v in values.items()}, clock)
-            self.journal.flush()
-        return {**values, **clock}
+        self.sight.interval(values)
 
     @torch.no_grad()
     def validate(self) -> None:
@@ -176,6 +213,8 @@ class Trainer:
         ]
         means = _means_in_order(_gather(mine))
         values = self.stage.validation_values(means)
+        self.sight.validation_loss = values["loss"]
+        self.state.validation = dict(values)
         values |= {"flops_cum": self.state.flops, "atoms_seen": self.state.atoms_seen}
         if self.journal:
             named = {f"validation/{k}": v for k, v in values.items()}
@@ -209,11 +248,26 @@ class Trainer:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
+    def _save_due(self, step: int) -> bool:
+        return step % self.settings.checkpoint_every_steps == 0 or bool(self._tags(step))
+
+    def _tags(self, step: int) -> list[str]:
+        """What the checkpoint of a step is kept for."""
+        tags = ["decay_start"] if step == self.decay_start else []
+        return [*tags, "branch"] if step in self.settings.branch_steps else tags
+
     def save(self) -> None:
-        """Write and commit a checkpoint. The journal is synced first: its offset is part of the state."""
+        """Begin to write a checkpoint. The journal is synced first: its offset is part of the state."""
         if self.journal:
             self.journal.sync()
             self.state.journal_offset = self.journal.offset
+        self.state.cursor = self.loader.cursor(self.state.step)
+        self.state.time_s = time.time()
+        self.state.tags = self._tags(self.state.step)
+        self.writer.save(self.state, self.tensors())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What this rank writes into a checkpoint, under the names it has there."""
         tensors = {f"counter|{name}|0": value for name, value in self.meters.state().items()}
         for fragment, average in zip(self.fragments, self.ema.average, strict=True):
             address = f"{fragment.name}|{fragment.start}"
@@ -221,32 +275,46 @@ class Trainer:
             tensors[f"ema|{address}"] = average
             for key in MOMENTS:
                 tensors[f"{key}|{address}"] = getattr(fragment, key)
-        checkpoint.save(self.checkpoints, self.state, tensors)
-        if self.rank == 0:
-            checkpoint.prune(self.checkpoints, self.settings.keep_checkpoints)
+        return tensors
 
-    def _resume(self) -> None:
+    def _resume(self, start_from: Path | None) -> None:
         """Go on behind the newest committed checkpoint; without one, start with an empty journal."""
         found, problems = checkpoint.open_newest(self.checkpoints)
+        self.notes = [problem.text for problem in problems]
+        changed: dict[str, str] = {}
+        trunk: Checkpoint | None = None
         if found is not None:
-            found.check_model(self.engine.shapes)
-            found.check_data(self.loader.fingerprint)
-            found.check_precision(self.config.parallel.precision)
-            saved = found.state
-            self.engine.load(found.read, saved.applied_steps)
-            for fragment, average in zip(self.fragments, self.ema.average, strict=True):
-                average.copy_(found.read(fragment.name, fragment.start, fragment.length, "ema"))
-            self.ema.n_updates = saved.applied_steps
-            self.meters.load_state(found.counters(self.rank, self.world_size))
-            saved.config, saved.world_size = self.state.config, self.world_size
-            self.state = saved
+            branches.check_same_trunk(found, self.settings)
+            self._load(found)
+            changed = found.changed_settings(self.state.config, self.stage.name)
+        elif start_from is not None:
+            trunk = branches.open_trunk(start_from, self.settings, self.rank, self.world_size)
+            self._load(trunk)
+            self.state.journal_offset = 0
         if self.journal:
             self.journal.truncate(self.state.journal_offset)
             for problem in problems:
-                self.journal.log_event("checkpoint_rejected", self.state.step, {"problem": problem})
+                self.journal.log_event(problem.event, self.state.step, {"problem": problem.text})
+            if changed:
+                self.journal.log_event(checkpoint.RESUMED_WITH, self.state.step, changed)
+            if trunk is not None:
+                self.journal.log_event(branches.EVENT, self.state.step, branches.origin(trunk, self.settings))
             if found is None:
                 self.journal.log_params(self.state.config)
             self.journal.flush()
+
+    def _load(self, found: Checkpoint) -> None:
+        """Take up the state of a checkpoint, the journal's excepted."""
+        found.check_fits(self.state)
+        self.notes.append(f"going on behind {found.folder}")
+        saved = found.state
+        self.engine.load(found.read, saved.applied_steps)
+        for fragment, average in zip(self.fragments, self.ema.average, strict=True):
+            average.copy_(found.read(fragment.name, fragment.start, fragment.length, "ema"))
+        self.ema.n_updates = saved.applied_steps
+        self.meters.load_state(found.counters(self.rank, self.world_size))
+        self.loader.seek(saved.step, saved.cursor)
+        self.state = saved.taken_up_by(self.state)
 
     def export(self) -> None:
         """EMA weights of the bare network, as safetensors beside their settings."""
@@ -258,6 +326,14 @@ class Trainer:
 
 def _to_floats(sums: Sums) -> dict[str, tuple[float, float]]:
     return {name: (float(a), float(b)) for name, (a, b) in sums.items()}
+
+
+def _summed(losses: list[Tensor]) -> float:
+    """The step's loss from all ranks' parts. A collective call, and a wait for the device."""
+    total = torch.stack(losses).sum().double()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(total)
+    return float(total)
 
 
 def _gather(mine: list) -> list:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,6 +43,15 @@ def load_denoiser(folder: Path) -> Denoiser:
     return network.eval()
 
 
+def digest(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and fp32 values: the same for the same weights, whatever file holds them."""
+    found = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        found.update(f"{name} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().float().contiguous().view(-1).numpy().data)
+    return found.hexdigest()
+
+
 def _settings(folder: Path, kind: type) -> dict:
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -57,6 +68,11 @@ def _load(network: nn.Module, folder: Path) -> None:
         state = load_file(path)
     except (FileNotFoundError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors: {error}") from error
+    fill(network, state, path)
+
+
+def fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load weights read from ``path``. Raises CheckpointError naming the first that does not fit."""
     expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in state.items()}
     for name in sorted(expected.keys() | found.keys()):

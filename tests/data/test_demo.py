@@ -169,7 +169,7 @@ def test_enumeration_finds_every_saturated_hydrocarbon():
 
 
 def test_fresh_molecules_equal_the_committed_ones(molecule_sets):
-    """All of up to four heavy atoms and eight atoms, each fortieth of the rest; the former twice, bit by bit."""
+    """All up to four heavy atoms and eight atoms, each fortieth of the rest; the former twice, bit by bit."""
     first, again = (
         [s for s in molecules.generate_molecules(10_000, max_heavy_atoms=4) if len(s) <= 8] for _ in range(2)
     )

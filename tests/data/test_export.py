@@ -23,12 +23,12 @@ from rdkit import Chem
 from adit_scale.atoms import AtomSet
 from adit_scale.data.build import build, build_from_sets
 from adit_scale.data.config import DataConfig
+from adit_scale.data.formats import sdf
 from adit_scale.data.manifest import SPLITS, Manifest
 from adit_scale.data.shards import ShardReader
 from adit_scale.data.sources import Rejected, Source, read_source
 from adit_scale.data.sources.structures import ELEMENT_SYMBOLS
 from adit_scale.data.tools.export import Selection, export, export_list, selected
-from adit_scale.data.tools.formats import sdf
 from adit_scale.errors import ConfigError, DataError
 from tests.data.conftest import crystal, molecule
 

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from adit_scale.tracking import terminal
-from adit_scale.tracking.terminal import Progress, format_line, format_value
+from adit_scale.tracking.terminal import Progress, format_line, format_summary, format_value
 
 
 class Clock:
@@ -41,6 +41,22 @@ def test_line_shows_losses_rate_speed_and_leaves_the_rest_out():
     line = format_line("diffusion", 40, 2000, values)
     assert line == "diffusion    40/2000  loss 1.25  qm9 1.5  lr 1.0e-04  grad 0.5123  atoms/s 21.3k"
     assert "skipped 2" in format_line("diffusion", 40, 2000, {**values, "skipped_steps": 2})
+    speed = {
+        "atoms_per_s": 9e5,
+        "mfu": "41.2% of H200 bf16 989T",
+        "memory_gib": 61.25,
+        "data_wait_percent": 0.3,
+    }
+    assert format_line("diffusion", 1, 9, speed) == (
+        "diffusion  1/9  atoms/s 900k  mfu 41.2% of H200 bf16 989T  mem 61.25 GiB  data wait 0.3%"
+    )
+
+
+def test_the_summary_says_what_there_is_to_say():
+    values = {"skipped_steps": 0, "atoms_seen": 1387, "wall_s": 61.0, "mfu": "unknown device", "other": 3.0}
+    assert format_summary("diffusion", 12, values) == (
+        "diffusion finished  steps 12  skipped 0  atoms 1.39k  took 1m01s  mfu unknown device"
+    )
 
 
 @pytest.mark.parametrize(

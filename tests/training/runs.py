@@ -1,7 +1,7 @@
 """Small training runs in processes of their own, as torchrun starts them.
 
 ``python -m tests.training.runs FOLDER...`` (under torchrun) trains the runs prepared in the given folders,
-one after the other: each holds a config.yaml and a kind.txt.
+one after the other: each holds a config.yaml and a kind.txt, a decay branch also a start_from.txt.
 """
 
 from __future__ import annotations
@@ -70,10 +70,12 @@ def small_study(shards: Path, steps: int = 20, **parallel) -> StudyConfig:
     )
 
 
-def prepare(folder: Path, config: StudyConfig, kind: str) -> Path:
+def prepare(folder: Path, config: StudyConfig, kind: str, start_from: Path | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     settings.save(config, folder / "config.yaml")
     (folder / "kind.txt").write_text(kind)
+    if start_from is not None:
+        (folder / "start_from.txt").write_text(str(start_from))
     return folder
 
 
@@ -115,8 +117,11 @@ def main(arguments: list[str]) -> None:
     init_process_group(torch.device("cpu"))
     for name in arguments:
         folder = Path(name)
+        torch.compiler.reset()  # what was compiled for the run before has other shapes
         kind = (folder / "kind.txt").read_text()
-        train(folder, settings.load(folder / "config.yaml"), kind, autoencoder, make_scorer)
+        start = folder / "start_from.txt"
+        start_from = Path(start.read_text()) if start.is_file() else None
+        train(folder, settings.load(folder / "config.yaml"), kind, autoencoder, make_scorer, start_from)
     dist.destroy_process_group()
 
 

@@ -18,7 +18,9 @@ STEPS = 24
 
 
 def deterministic_fields(folder: Path) -> list[tuple]:
-    return [(r["kind"], r["step"], r["values"]) for r in read_journal(folder)]
+    """All but what a resumed run says of its resuming."""
+    records = [(r["kind"], r["step"], r["values"]) for r in read_journal(folder)]
+    return [r for r in records if r[2].get("event") not in checkpoint.RESUME_EVENTS]
 
 
 def weights_bytes(folder: Path) -> bytes:

@@ -14,9 +14,9 @@ import numpy as np
 
 from adit_scale.atoms import AtomSet
 from adit_scale.data.building.conversion import Progress
+from adit_scale.data.formats import WRITERS, one_line_id
 from adit_scale.data.manifest import Manifest
 from adit_scale.data.shards import ShardReader
-from adit_scale.data.tools.formats import WRITERS, one_line_id
 from adit_scale.errors import ConfigError, DataError
 
 
