@@ -98,13 +98,14 @@ def draw(path: Path, trunk: dict[int, float], branches: dict[int, dict[int, floa
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.4, 4))
-    axes.plot(list(trunk), list(trunk.values()), color="0.5", label="trunk, constant rate")
+    late = {step: loss for step, loss in trunk.items() if step >= min(branches) / 2}
+    axes.plot(list(late), list(late.values()), color="0.5", label="trunk, constant rate")
     for step, found in branches.items():
         start = {step: trunk[step]} if step in trunk else {}
         points = {**start, **found}
         (line,) = axes.plot(list(points), list(points.values()), label=f"decay from step {step}")
         axes.plot(*list(points.items())[-1], "o", color=line.get_color())
-    axes.set(xlabel="step", ylabel="validation loss of the average", xscale="log", yscale="log")
+    axes.set(xlabel="step", ylabel="validation loss of the average", xscale="log")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=160, bbox_inches="tight")
 

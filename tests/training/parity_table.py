@@ -96,10 +96,10 @@ def table(worlds: list[int], steps: int, root: Path) -> tuple[list[dict], bool]:
     rows, kept = [], True
     for world in worlds:
         here = [c for c in everything if c.world_size == world]
-        for at in range(0, len(here), 8):
-            some = [c.prepare(root, shards, steps) for c in here[at : at + 8]]
+        for at in range(0, len(here), 4):
+            some = [c.prepare(root, shards, steps) for c in here[at : at + 4]]
             runs.run(some, world, autoencoder / "weights")
-            for cell, folder in zip(here[at : at + 8], some, strict=True):
+            for cell, folder in zip(here[at : at + 4], some, strict=True):
                 found = losses(folder)
                 assert len(found) == steps, cell
                 row = {**vars(cell), "from_fp32": deviation(found, fp32)}
