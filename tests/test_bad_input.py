@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -19,8 +20,36 @@ from adit_scale.training import checkpoint
 from adit_scale.training.writer import CheckpointWriter
 from launchers.compose import compose_study
 from launchers.graph import study_graph
-from tests.data.test_sources import CIF, write_csv
 
+CIF = """# generated using pymatgen
+data_NaCl
+_symmetry_space_group_name_H-M   'P 1'
+_cell_length_a   3.9
+_cell_length_b   4.0
+_cell_length_c   4.1
+_cell_angle_alpha   60.0
+_cell_angle_beta   61.0
+_cell_angle_gamma   62.0
+_symmetry_Int_Tables_number   1
+_chemical_formula_structural   NaCl
+_chemical_formula_sum   'Na1 Cl1'
+_cell_volume   45.0
+_cell_formula_units_Z   1
+loop_
+ _symmetry_equiv_pos_site_id
+ _symmetry_equiv_pos_as_xyz
+  1  'x, y, z'
+loop_
+ _atom_site_type_symbol
+ _atom_site_label
+ _atom_site_symmetry_multiplicity
+ _atom_site_fract_x
+ _atom_site_fract_y
+ _atom_site_fract_z
+ _atom_site_occupancy
+  Na  Na0  1  0.00000000  0.10000000  0.20000000  1
+  Cl  Cl1  1  0.50000000  -0.40000000  1.70000000  1
+"""
 REPO = Path(__file__).resolve().parents[1]
 SECRET = "hunter2"
 UNREACHABLE = f"http://someone:{SECRET}@127.0.0.1:9"
@@ -136,7 +165,15 @@ def mixed_sources(folder: Path) -> list[Path]:
     ]
     water = [f"3\nid=w{i}\nO 0 0 0\nH 0.9 0.1 {i}e-3\nH -0.3 0.9 0\n" for i in range(80)]
     (molecules := folder / "mols.xyz").write_text("".join([*water[:40], *bad, *water[40:]]))
-    return [molecules, write_csv(folder / "xtals.csv", [CIF] * 60 + ["not a cif", ""])]
+    return [molecules, _write_csv(folder / "xtals.csv", [CIF] * 60 + ["not a cif", ""])]
+
+
+def _write_csv(path: Path, cifs: list[str]) -> Path:
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["material_id", "cif", "spacegroup.number"])
+        table.writerows([f"mp-{i}", cif, "225"] for i, cif in enumerate(cifs))
+    return path
 
 
 REASONS = {
