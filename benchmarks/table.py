@@ -19,7 +19,7 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 EXPECTED = {
     "training_step_cpu-dit_s": "training step on a CPU, DiT-S",
     "loop_overhead-dit_192": "the training loop against a plain PyTorch loop",
-    "memory_planner": "predicted against measured memory of a training process",
+    "memory_planner-dit_s": "predicted against measured memory of a training process",
     "checkpoint_stall-dit_b": "stall of an asynchronous save, DiT-B, 2 ranks",
     "data_throughput": "ready batches from shards, one core, QM9-like sets",
     "data_order": "100 million sets, one core",
