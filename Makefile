@@ -13,7 +13,7 @@ demo: setup
 	$(BIN)/python launch.py sweep=scaling_demo
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
