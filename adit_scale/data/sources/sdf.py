@@ -43,7 +43,11 @@ _STEREO, _TOPOLOGY = r"(?:  [01346]|   )", r"(?:  [0-2]|   )"
 _BOND_ROW = re.compile(
     rf"(?:  [1-9]| \d\d|\d{{3}}){{2}}  [1-9](?:{_STEREO}(?:{_FIELD}(?:{_TOPOLOGY}{_FIELD}*)?)?)? *", re.ASCII
 )
-_PAIRS = r"(?:\s+[A-Z]+=(?:\([^()]*\)|[^\s()]+))*"
+# Keys of V3000 with a number, with a list, and with a word behind them.
+_PAIRS = (
+    r"(?:\s+(?:(?:CHG|RAD|CFG|MASS|VAL|HCOUNT|STBOX|INVRET|EXACHG|SUBST|UNSAT|RBCNT|ATTCHPT|AAMAP|RGROUPS|TOPO|"
+    r"RXCTR|SEQID)=-?\d{1,7}|[A-Z]+=\([^()]*\)|(?:CLASS|ATTCHORD|DISP|ATTACH|ENDPTS)=[^\s()]+))*"
+)
 _COUNTS_LINE = re.compile(
     r"COUNTS\s+(\d{1,7})\s+(\d{1,7})\s+(\d{1,7})\s+(\d{1,7})\s+[01](?:\s+REGNO=\S+)?", re.ASCII
 )

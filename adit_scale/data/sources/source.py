@@ -23,6 +23,7 @@ from adit_scale.errors import DataError
 COMPRESSED = (".gz", ".bz2", ".xz")
 # A record larger than this is no structure but a damaged or a hostile file.
 MAX_RECORD_BYTES = 64 << 20
+MAX_REASON = 250
 UNUSABLE = "unusable"
 _WORD = re.compile(r"([A-Za-z0-9][\w.+-]*)(?::(train|val|test))?=(.+)", re.DOTALL)
 
@@ -88,7 +89,13 @@ class UnusableFile(ValueError):
 
 
 class UnusableStructure(ValueError):
-    """A single structure cannot be used; it is reported as Rejected and reading goes on."""
+    """A single structure cannot be used; it is reported as Rejected and reading goes on.
+
+    The reason is cut to MAX_REASON characters: it may quote what a damaged file holds.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 1]}…")
 
 
 class Format(NamedTuple):
