@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(words[:1])
         group = importlib.import_module(GROUPS[options.group][0])
-        return int(group.main(words[1:], f"adit {options.group}"))
+        status = int(group.main(words[1:], f"adit {options.group}"))
+        sys.stdout.flush()  # here, where a closed pipe is no error; at exit it would be
+        return status
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE

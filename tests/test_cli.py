@@ -13,6 +13,7 @@ import pytest
 
 from adit_scale import __version__, cli
 from tests.data.nasty_server import serve
+from tests.processes import hear_ctrl_c
 
 ADIT = [sys.executable, "-c", "import sys; from adit_scale.cli import main; sys.exit(main())"]
 
@@ -77,7 +78,13 @@ def test_interruption_is_quiet_and_keeps_what_came(tmp_path: Path) -> None:
     with serve() as server:
         server.plan = ["stall"] * 9
         words = ["data", "fetch", "qm9", "--out", str(tmp_path), "--mirror", server.address]
-        process = subprocess.Popen([*ADIT, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*ADIT, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=hear_ctrl_c,
+        )
         started_s = time.monotonic()
         while not server.log and time.monotonic() - started_s < 20:
             time.sleep(0.02)

@@ -29,6 +29,7 @@ from adit_scale.data.sources import Source
 from adit_scale.errors import DataError
 from tests.data.building import ALL_TRAIN, contents, rejected, write_xyz
 from tests.data.conftest import molecule
+from tests.processes import hear_ctrl_c
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ if __name__ == "__main__":
 def start_builder(tmp_path: Path, out: Path, workers: int, *words: str) -> subprocess.Popen[bytes]:
     (tmp_path / "builder.py").write_text(BUILDER)
     command = [sys.executable, str(tmp_path / "builder.py"), str(out), str(workers), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=hear_ctrl_c)
 
 
 def children_of(pid: int) -> set[int]:

@@ -340,3 +340,10 @@ def test_real_crystals_agree_with_pymatgen(shared: Path, name: str) -> None:
     if name == "mp20_biternary_val":  # as the Materials Project states it, at its tolerance
         some = [item for item in items[::300] if isinstance(item, AtomSet)]
         assert np.mean([find_spacegroup(item, 0.1) == item.spacegroup for item in some]) > 0.9
+
+
+def test_a_zip_member_without_a_name_costs_only_itself(tmp_path: Path) -> None:
+    """zipfile cuts a name at its first zero byte, and asks for the last character of what is left."""
+    data = zipped({"0.cif": p1_cif(LOW).encode(), "good.cif": p1_cif(LOW).encode()})
+    items = read(write(tmp_path / "a.zip", data.replace(b"0.cif", b"\0.cif")))
+    assert outcome(items)["good"] == ""

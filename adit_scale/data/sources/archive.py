@@ -195,7 +195,7 @@ def _zip_members(path: Path) -> Iterator[_Member]:
         if sum(info.compress_size for info in infos) > path.stat().st_size:
             raise UnusableFile("members of the zip archive overlap")
         for info in infos:
-            if not info.is_dir():
+            if not info.filename.endswith("/"):  # is_dir() fails on an empty name
                 yield _Member(info.filename, _zip_fault(info), partial(_open_in_zip, archive, info))
 
 
