@@ -28,3 +28,11 @@ def single_process(tmp_path: Path) -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+# Whole runs and studies: begun first, so that two workers end at about the same time.
+LONG = ("tests/training", "tests/faults", "tests/jobs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))

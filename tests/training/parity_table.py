@@ -98,7 +98,7 @@ def table(worlds: list[int], steps: int, root: Path) -> tuple[list[dict], bool]:
         here = [c for c in everything if c.world_size == world]
         for at in range(0, len(here), 4):
             some = [c.prepare(root, shards, steps) for c in here[at : at + 4]]
-            runs.run(some, world, autoencoder / "weights")
+            runs.run(some, world, autoencoder / "weights", timeout_s=1800)
             for cell, folder in zip(here[at : at + 4], some, strict=True):
                 found = losses(folder)
                 assert len(found) == steps, cell

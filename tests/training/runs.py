@@ -96,10 +96,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPO)}
 
 
-def run(folders: list[Path], world_size: int, autoencoder: Path | None = None) -> str:
+def run(folders: list[Path], world_size: int, autoencoder: Path | None = None, timeout_s: float = 300) -> str:
     """Train prepared runs to their end; returns what was printed."""
     command = torchrun_command(folders, world_size, autoencoder)
-    done = subprocess.run(command, env=environment(), cwd=REPO, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, env=environment(), cwd=REPO, capture_output=True, text=True, timeout=timeout_s
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done.stdout + done.stderr
 
