@@ -20,6 +20,7 @@ EXPECTED = {
     "training_step_cpu-dit_s": "training step on a CPU, DiT-S",
     "loop_overhead-dit_192": "the training loop against a plain PyTorch loop",
     "memory_planner-dit_s": "predicted against measured memory of a training process",
+    "wsd_branches": "decay branches against their trunk",
     "checkpoint_stall-dit_b": "stall of an asynchronous save, DiT-B, 2 ranks",
     "data_throughput": "ready batches from shards, one core, QM9-like sets",
     "data_order": "100 million sets, one core",
