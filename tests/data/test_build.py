@@ -102,6 +102,11 @@ def start_builder(tmp_path: Path, out: Path, workers: int, *words: str) -> subpr
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=hear_ctrl_c)
 
 
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the third on: state, parent, …; the twelfth is processor time."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def children_of(pid: int) -> set[int]:
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -263,9 +268,10 @@ def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
     while len(list((folder_of(out) / "pieces").glob("*.piece"))) < 3:
         assert process.poll() is None, process.communicate()[0].decode()
         time.sleep(0.002)
-    leaves = [pid for pid in children_of(process.pid) if not children_of(pid)]
-    busiest = max(leaves, key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().split()[13]))
-    os.kill(busiest, signal.SIGKILL)
+    # The builder's own children are the fork server and a tracker of semaphores; workers are the former's.
+    below = children_of(process.pid)
+    workers = [pid for pid in below if int(_stat(pid)[1]) != process.pid]
+    os.kill(max(workers, key=lambda pid: int(_stat(pid)[11])), signal.SIGKILL)  # the busiest
     output = process.communicate(timeout=60)[0].decode()
     assert "a worker process was ended from outside" in output.splitlines()[-1]
     assert not out.exists()
