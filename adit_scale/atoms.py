@@ -100,11 +100,13 @@ class PackedLayout:
         capacity_atoms: int | None = None,
         capacity_sets: int | None = None,
         max_atoms: int | None = None,
+        tail_atoms: int | None = None,
     ) -> PackedLayout:
         """Lay sets of the given sizes end to end, in the given order.
 
-        With capacities, T and S are exactly those: spare atoms form one tail set and spare sets are
-        empty. Without, T and S are what the sizes need. No sizes at all give one dummy atom.
+        With capacities, T and S are exactly those: spare atoms form one tail set, or with ``tail_atoms`` as
+        many of at most that size (attention costs the square of a set), and spare sets are empty. Without
+        capacities, T and S are what the sizes need. No sizes at all give one dummy atom.
         """
         real = np.asarray(sizes, dtype=np.int64).reshape(-1)
         assert (real >= 1).all(), f"a set needs at least one atom: {real.tolist()}"
@@ -113,7 +115,10 @@ class PackedLayout:
             assert spare >= 0, f"{real.sum()} atoms do not fit capacity {capacity_atoms}"
         if not len(real) and capacity_atoms is None:
             spare = 1
-        padded = np.append(real, spare) if spare > 0 else real
+        tail = [] if spare <= 0 else [spare]
+        if spare > 0 and tail_atoms is not None:
+            tail = [tail_atoms] * (spare // tail_atoms) + [spare % tail_atoms] * (spare % tail_atoms > 0)
+        padded = np.append(real, np.array(tail, dtype=np.int64))
         if capacity_sets is not None:
             assert len(padded) <= capacity_sets, f"{len(padded)} sets over {capacity_sets}"
             padded = np.append(padded, np.zeros(capacity_sets - len(padded), dtype=np.int64))

@@ -21,6 +21,9 @@ GROUPS = {
     "train": ("launchers.train", "one training run: start it, go on with it, let it decay in a branch"),
     "plan": ("launchers.plan", "the memory of a training run, before it is started"),
     "checkpoint": ("adit_scale.training.cli", "list, verify and export what training runs have saved"),
+    "sample": ("adit_scale.jobs.sample_cli", "draw molecules and crystals from a trained model"),
+    "import-adit": ("adit_scale.jobs.import_cli", "a published ADiT checkpoint, as a model of ours"),
+    "evaluate": ("adit_scale.jobs.evaluate_cli", "score samples or data, compare, draw figures, DFT inputs"),
 }
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell reports SIGINT and SIGPIPE
 

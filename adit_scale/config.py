@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from adit_scale.data.config import DataConfig
-from adit_scale.diffusion.config import SamplingConfig
+from adit_scale.diffusion.config import NO_LABEL, SamplingConfig, check_spacegroups
 from adit_scale.errors import ConfigError, check_range
 from adit_scale.evaluation.config import EvaluationConfig
 from adit_scale.models.config import ModelConfig
@@ -53,6 +53,7 @@ class StudyConfig:
             group = getattr(self, f.name)
             if is_dataclass(group) and hasattr(group, "validate"):
                 group.validate()
+        check_spacegroups(self.sampling.spacegroup != NO_LABEL, self.model.denoiser)
 
 
 def from_tree(tree: DictConfig | ListConfig | dict) -> StudyConfig:

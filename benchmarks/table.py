@@ -18,6 +18,9 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 # Result files in the order of the table; a file that is missing is a row that says so.
 EXPECTED = {
     "training_step_cpu-dit_s": "training step on a CPU, DiT-S",
+    "sampling_cpu-dit_s": "sampling on a CPU, DiT-S",
+    "sampling_cpu-dit_192": "sampling on a CPU, dit_192",
+    "sampling_gpu-dit_b": "sampling of 10,000 molecules on one GPU, DiT-B, 100 guided steps, bf16",
     "loop_overhead-dit_192": "the training loop against a plain PyTorch loop",
     "memory_planner-dit_s": "predicted against measured memory of a training process",
     "wsd_branches": "decay branches against their trunk",

@@ -20,11 +20,13 @@ from adit_scale.config import StudyConfig
 from adit_scale.data.building.identity import conversion
 from adit_scale.data.config import DataConfig
 from adit_scale.errors import DataError
+from adit_scale.evaluation.config import OPERATIONAL, EvaluationConfig
 from adit_scale.jobs.node import (
     CONFIG,
     DONE,
     NodeFolder,
     failure_reason,
+    file_digest,
     is_running,
     read_done,
     result_digest,
@@ -43,6 +45,7 @@ BOOKKEEPING = (
     "branch_steps",
     "spike_factor",
     "profile",
+    "scoring",
 )
 
 
@@ -135,7 +138,10 @@ class _Builder:
         """The nodes of one point, as inputs of the report."""
         shards = self._shards(point.config)
         data = replace(shards.config.data, repeat=point.config.data.repeat)
-        config = replace(point.config, data=data, runs=str(self.folder.parent))
+        scoring = point.config.evaluation
+        if scoring.hull:  # from anywhere
+            scoring = replace(scoring, hull=str(Path(scoring.hull).absolute()))
+        config = replace(point.config, data=data, evaluation=scoring, runs=str(self.folder.parent))
         # Points may vary the seed and the mixture; they still share one autoencoder.
         shared = replace(config, seed=self.base.seed, data=replace(data, repeat=self.base.data.repeat))
         world_size = config.parallel.world_size
@@ -211,14 +217,30 @@ def science(kind: str, config: StudyConfig) -> dict[str, Any]:
             "model": asdict(shape),
             "stage": {key: value for key, value in stage.items() if key not in BOOKKEEPING},
         }
-    evaluation = asdict(config.evaluation)
+    evaluation = _evaluation_science(config.evaluation)
     if kind == "reference":
         return {"evaluation": evaluation}
     assert kind == "evaluation", kind
     evaluation.pop("reference_sets")
     sampling = asdict(config.sampling)
-    sampling.pop("batch_atoms")  # sample i is the same in any batch
+    for key in ("batch_atoms", "batch_sets", "pad_batches"):  # sample i is the same in any batch
+        sampling.pop(key)
     return {"evaluation": evaluation, "sampling": sampling}
+
+
+def _evaluation_science(config: EvaluationConfig) -> dict[str, Any]:
+    """Without what decides only how long scoring takes; a hull by its contents, not by its place.
+
+    Raises DataError where the hull's file is missing.
+    """
+    found = asdict(config)
+    for key in OPERATIONAL:
+        found.pop(key)
+    if config.hull:
+        if not Path(config.hull).is_file():
+            raise DataError(f"evaluation.hull: {config.hull}: no such file; expected JSON of entries")
+        found["hull"] = file_digest(Path(config.hull))
+    return found
 
 
 def shards_science(data: DataConfig) -> dict[str, Any]:

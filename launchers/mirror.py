@@ -10,6 +10,7 @@ from launchers.compose import Study
 from launchers.graph import Graph, Node
 
 TRAINING = ("autoencoder", "diffusion")
+PICTURES = "pictures"  # folder of an evaluation node
 MLFLOW_STATUS = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
@@ -33,6 +34,8 @@ class Mirror:
         """Mirror in the background, what earlier launches finished included."""
         for node in done:
             self.add(node)
+            if node.id in self._handles:
+                self._copy_pictures(node)
         self._tailer.start()
 
     def add(self, node: Node) -> None:
@@ -52,7 +55,13 @@ class Mirror:
 
     def end(self, node: Node, state: str) -> None:
         if node.id in self._handles:
+            self._copy_pictures(node)
             self._tailer.finish(self._handles[node.id], MLFLOW_STATUS[state])
+
+    def _copy_pictures(self, node: Node) -> None:
+        """Gallery and figures of an evaluation, as artifacts of its run; the same again changes nothing."""
+        if (folder := node.folder / PICTURES).is_dir():
+            self._tailer.log_artifacts(self._handles[node.id], folder, PICTURES)
 
     def finish(self, report: Path | None, status: str) -> None:
         """Copy the report's figures and results to the parent run, end it, and mirror a last time."""

@@ -17,10 +17,11 @@ from adit_scale.atoms import AtomSet
 from adit_scale.data.sources.structures import ELEMENT_SYMBOLS
 from adit_scale.errors import DataError
 
-V2000_MAX_ATOMS = 999
+V2000_MAX_ATOMS = V2000_MAX_BONDS = 999
 V2000_MAX_COORDINATE = 9999.9999
 MAX_ATOMS_FOR_BONDS = 150  # finding bonds takes time that grows fast; beyond it atoms are written alone
 _CIF_NAME_SAFE = "-_.+()[]@=,:~!*/|^"
+Bonds = tuple[list[tuple[int, int, int]], list[tuple[int, int]]]  # as find_bonds gives them
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 
@@ -69,8 +70,10 @@ def cif(atom_set: AtomSet) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def sdf(atom_set: AtomSet) -> str:
-    """A V2000 record, angstrom with 4 decimals; bonds where RDKit finds them for the neutral molecule."""
+def sdf(atom_set: AtomSet, bonds_and_charges: Bonds | None = None) -> str:
+    """A V2000 record, angstrom with 4 decimals; bonds as given, by default where RDKit finds them for the
+    neutral molecule.
+    """
     one_line_id(atom_set)
     if atom_set.periodic:
         raise _unfit(atom_set, "is a crystal, which SDF cannot hold", "--to FILE.cif or FILE.extxyz")
@@ -82,7 +85,10 @@ def sdf(atom_set: AtomSet) -> str:
         raise _unfit(atom_set, f"reaches beyond {V2000_MAX_COORDINATE} angstrom", "--to FILE.extxyz")
     if any(mark in atom_set.id for mark in ("$$$$", "M  END")):
         raise _unfit(atom_set, "has an id that ends a record of SDF", "--to FILE.extxyz")
-    bonds, charges = find_bonds(atom_set)
+    bonds, charges = find_bonds(atom_set) if bonds_and_charges is None else bonds_and_charges
+    if len(bonds) > V2000_MAX_BONDS:
+        why = f"has {len(bonds)} bonds; SDF (V2000) holds {V2000_MAX_BONDS}"
+        raise _unfit(atom_set, why, "--to FILE.extxyz")
     lines = [
         atom_set.id,
         "  adit_scale        3D",
@@ -109,7 +115,7 @@ WRITERS: dict[str, Callable[[AtomSet], str]] = {
 }
 
 
-def find_bonds(atom_set: AtomSet) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
+def find_bonds(atom_set: AtomSet) -> Bonds:
     """Bonds (two atoms from 1, order 1 to 3) and formal charges (atom, charge) as RDKit's
     DetermineBonds sees them for a neutral molecule; nothing where it finds none or the molecule is large.
     """

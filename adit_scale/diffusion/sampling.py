@@ -1,19 +1,22 @@
-"""Sampling: Euler steps along the learned flow, with self-conditioning and classifier-free guidance.
+"""Sampling: the learned flow with self-conditioning and classifier-free guidance, solved on packed sets.
 
-docs/method.md; guidance: Ho and Salimans, arXiv 2207.12598; self-conditioning: Chen et al., arXiv 2208.04202.
+docs/method.md; guidance: Ho and Salimans, arXiv 2207.12598; its interval: Kynkäänniemi et al., arXiv
+2404.07724; self-conditioning: Chen et al., arXiv 2208.04202.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from adit_scale.atoms import PackedLayout
-from adit_scale.diffusion.flow_matching import T_MIN, centred_noise
-from adit_scale.models.dit import Denoiser
+from adit_scale.diffusion.flow_matching import centred_noise
+from adit_scale.diffusion.solvers import integrate
+from adit_scale.diffusion.time_grids import time_grid
+from adit_scale.models.dit import N_SPACEGROUPS, Denoiser
 from adit_scale.randomness import set_keys
 
 
@@ -24,6 +27,32 @@ def sampling_noise(seed: int, sample_index_s: Tensor, layout: PackedLayout, late
     """
     zero_s = torch.zeros_like(sample_index_s)
     return centred_noise(set_keys(seed, "sampling_noise", zero_s, zero_s, sample_index_s), layout, latent)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is asked of a batch's atoms: R rows of labels, and which row is each atom's.
+
+    domain_r, spacegroup_r: ``(R,)`` int64; 0 is the null label. row_of_atom_t: as ``Denoiser.forward`` takes
+    it; None where there is one row for all sets, or one row a set.
+    """
+
+    domain_r: Tensor
+    spacegroup_r: Tensor
+    row_of_atom_t: Tensor | None = None
+
+    @staticmethod
+    def of_domain(domain: int, device: torch.device | str = "cpu") -> Conditions:
+        """One row for all atoms."""
+        domain_r = torch.full((1,), domain, dtype=torch.int64, device=device)
+        return Conditions(domain_r, torch.zeros_like(domain_r))
+
+    @staticmethod
+    def of_spacegroups(domain: int, spacegroup_s: Tensor, layout: PackedLayout) -> Conditions:
+        """A row for each spacegroup there is: as many rows whatever the batch holds, so that none changes."""
+        spacegroup_r = torch.arange(N_SPACEGROUPS, device=spacegroup_s.device)
+        row_of_atom_t = spacegroup_s.index_select(0, layout.set_of_atom_t)
+        return Conditions(torch.full_like(spacegroup_r, domain), spacegroup_r, row_of_atom_t)
 
 
 @torch.no_grad()
@@ -37,63 +66,67 @@ def sample_latents(
     guidance_scale: float = 2.0,
     on_step: Callable[[], object] | None = None,
 ) -> Tensor:
-    """Latents ``(T, latent)`` of one sample a set, float32.
+    """``solve_latents`` by Euler over a uniform grid, with labels a set, of any mixture of domains.
 
-    Euler on ``(x1_hat - x_t) / (1 - t)`` over ``steps`` points from 0.01 to 1, then one more evaluation at
-    t = 1 whose output is the sample. Each evaluation is self-conditioned on the (guided) one before.
-
-    domain_s: 1 crystal, 2 molecule. spacegroup_s: 0 = none. x_0_td: from ``sampling_noise``.
-    guidance_scale: s of ``uncond + s (cond - uncond)``; 1 evaluates the condition alone, at half the cost.
-    on_step: called after each of the ``steps`` evaluations.
+    domain_s: 1 crystal, 2 molecule. spacegroup_s: 0 = none. on_step: called after each evaluation.
     """
-    predict = _Guided(denoiser, layout, domain_s, spacegroup_s, guidance_scale)
-    times = torch.linspace(T_MIN, 1.0, steps, dtype=torch.float64).tolist()
-    x_td, x1_hat_td = x_0_td, None
-    for t, t_next in zip(times, [*times[1:], None], strict=True):
-        x1_hat_td = predict(x_td, x1_hat_td, t)
-        if t_next is not None:
-            x_td = x_td + (x1_hat_td - x_td) * ((t_next - t) / (1 - t))
-        if on_step is not None:
-            on_step()
-    assert x1_hat_td is not None, "steps must be at least 1"
-    return x1_hat_td
+    return solve_latents(
+        denoiser, layout, Conditions(domain_s, spacegroup_s), x_0_td, time_grid(steps),
+        guidance_scale=guidance_scale, on_evaluation=on_step,
+    )  # fmt: skip
 
 
-class _Guided:
-    """The denoiser with guidance: conditional and unconditional halves stand end to end in one batch."""
+@torch.no_grad()
+def solve_latents(
+    denoiser: Denoiser,
+    layout: PackedLayout,
+    conditions: Conditions,
+    x_0_td: Tensor,
+    times: Sequence[float],
+    solver: str = "euler",
+    guidance_scale: float = 2.0,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    on_evaluation: Callable[[], object] | None = None,
+) -> Tensor:
+    """Latents ``(T, latent)`` of one sample a set, float32, whatever the precision of the denoiser's trunk.
 
-    def __init__(
-        self, denoiser: Denoiser, layout: PackedLayout, domain_s: Tensor, spacegroup_s: Tensor, scale: float
-    ) -> None:
-        self.denoiser = denoiser
-        self.scale = scale
-        self.guided = scale != 1.0
-        self.layout = _doubled(layout) if self.guided else layout
-        self.domain_s = torch.cat([domain_s, torch.zeros_like(domain_s)]) if self.guided else domain_s
-        self.spacegroup_s = (
-            torch.cat([spacegroup_s, torch.zeros_like(spacegroup_s)]) if self.guided else spacegroup_s
+    x_0_td: from ``sampling_noise``. times: from ``time_grid``. solver: one of ``SOLVERS``.
+    guidance_scale: s of ``uncond + s (cond - uncond)``; 1 evaluates the condition alone, at half the cost.
+    guidance_interval: times, both ends included, within which guidance acts; outside, s is 1.
+    on_evaluation: called after each of the ``n_evaluations_of`` evaluations, guided or not.
+    """
+    low, high = guidance_interval
+    conditional = _Half(denoiser, layout, conditions)
+    unconditional = _Half(denoiser, layout, Conditions.of_domain(0, x_0_td.device))
+
+    def predict(x_td: Tensor, newest_td: Tensor | None, t: float) -> Tensor:
+        x1_hat_td = conditional(x_td, newest_td, t)
+        if guidance_scale != 1.0 and low <= t <= high:
+            x1_hat_td = torch.lerp(unconditional(x_td, newest_td, t), x1_hat_td, guidance_scale)
+        if on_evaluation is not None:
+            on_evaluation()
+        return x1_hat_td
+
+    return integrate(predict, x_0_td, times, solver)
+
+
+@dataclass(frozen=True)
+class _Half:
+    """The denoiser under one set of conditions.
+
+    The halves of the guidance run one after the other, not as one batch of twice the atoms: the null label is
+    the same for all atoms, and one row of modulation for all costs far less than one row an atom.
+    """
+
+    denoiser: Denoiser
+    layout: PackedLayout
+    conditions: Conditions
+
+    def __call__(self, x_td: Tensor, newest_td: Tensor | None, t: float) -> Tensor:
+        asked = self.conditions
+        t_r = torch.full(asked.domain_r.shape, t, dtype=x_td.dtype, device=x_td.device)
+        if asked.row_of_atom_t is None:
+            return self.denoiser(x_td, newest_td, t_r, asked.domain_r, asked.spacegroup_r, self.layout)
+        return self.denoiser(
+            x_td, newest_td, t_r, asked.domain_r, asked.spacegroup_r, self.layout, asked.row_of_atom_t
         )
-
-    def __call__(self, x_td: Tensor, self_conditioning_td: Tensor | None, t: float) -> Tensor:
-        t_s = torch.full(self.domain_s.shape, t, dtype=x_td.dtype, device=x_td.device)
-        if not self.guided:
-            return self.denoiser(
-                x_td, self_conditioning_td, t_s, self.domain_s, self.spacegroup_s, self.layout
-            )
-        twice = None if self_conditioning_td is None else self_conditioning_td.repeat(2, 1)
-        both_td = self.denoiser(x_td.repeat(2, 1), twice, t_s, self.domain_s, self.spacegroup_s, self.layout)
-        conditional_td, unconditional_td = both_td.chunk(2)
-        return unconditional_td + self.scale * (conditional_td - unconditional_td)
-
-
-def _doubled(layout: PackedLayout) -> PackedLayout:
-    """The same sets twice, end to end."""
-    return replace(
-        layout,
-        offsets=torch.cat([layout.offsets, layout.offsets[1:] + layout.n_atoms]),
-        set_of_atom_t=torch.cat([layout.set_of_atom_t, layout.set_of_atom_t + layout.n_sets]),
-        index_in_set_t=layout.index_in_set_t.repeat(2),
-        real_s=layout.real_s.repeat(2),
-        real_t=layout.real_t.repeat(2),
-        groups=layout.groups * 2,
-    )

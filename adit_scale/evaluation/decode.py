@@ -89,7 +89,7 @@ def decode_sets(
     n_real = int(layout.real_s.sum())
     ids = [str(s) for s in range(n_real)] if ids is None else ids
     assert len(ids) == n_real, f"{len(ids)} ids for {n_real} sets"
-    numbers = _atomic_numbers(logits)
+    numbers = atomic_numbers(logits)
     sets: list[AtomSet | Invalid] = []
     for s in range(n_real):
         atoms = slice(offsets[s], offsets[s + 1])
@@ -101,7 +101,7 @@ def decode_sets(
     return sets
 
 
-def _atomic_numbers(logits_t100: np.ndarray) -> np.ndarray:
+def atomic_numbers(logits_t100: np.ndarray) -> np.ndarray:
     """Likeliest element 1 to 99 of each atom; 0 where a logit is NaN or infinite."""
     elements = logits_t100[:, 1 : MAX_ATOMIC_NUMBER + 1]
     return np.where(np.isfinite(elements).all(axis=1), elements.argmax(axis=1) + 1, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -108,11 +108,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Difference ``first − second`` of two rates, its interval and the verdict."""
+    """Difference ``first − second``, its interval at ``confidence``, the p-value of no difference and the
+    verdict. The interval leaves 0 out where p_value < 1 − confidence."""
 
     difference: float
     lower: float
     upper: float
+    p_value: float = math.nan
+    confidence: float = 0.95
 
     @property
     def verdict(self) -> str:
@@ -123,15 +126,159 @@ class Comparison:
 def compare_rates(first: Rate, second: Rate) -> Comparison:
     """Difference of two independent rates with Newcombe's interval (1998, method 10: two Wilson intervals).
 
-    A rate without trials tells nothing: the difference is NaN, the interval (−1, 1).
+    A rate without trials tells nothing: the difference is NaN, the interval (−1, 1), the p-value 1.
+    The p-value is 1 − the confidence at which the interval's end is 0.
     """
     assert first.confidence == second.confidence, f"{first.confidence} against {second.confidence}"
+    confidence = first.confidence
     if not first.trials or not second.trials:
-        return Comparison(math.nan, -1.0, 1.0)
+        return Comparison(math.nan, -1.0, 1.0, 1.0, confidence)
+    lower, upper = _newcombe(first, second)
+    return Comparison(first.value - second.value, lower, upper, _newcombe_p_value(first, second), confidence)
+
+
+def _newcombe(first: Rate, second: Rate) -> tuple[float, float]:
     p, q = first.value, second.value
     (p_lower, p_upper), (q_lower, q_upper) = first.interval, second.interval
-    return Comparison(
-        difference=p - q,
-        lower=p - q - math.hypot(p - p_lower, q_upper - q),
-        upper=p - q + math.hypot(p_upper - p, q - q_lower),
-    )
+    return p - q - math.hypot(p - p_lower, q_upper - q), p - q + math.hypot(p_upper - p, q - q_lower)
+
+
+def _newcombe_p_value(first: Rate, second: Rate) -> float:
+    """By bisection over log10 of the p-value, from 1 to 1e-15: the interval widens as it falls."""
+    if first.value == second.value:
+        return 1.0
+    if first.value < second.value:
+        first, second = second, first
+    low, high = -15.0, 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        confidence = 1.0 - 10.0**middle
+        excluded = _newcombe(replace(first, confidence=confidence), replace(second, confidence=confidence))
+        low, high = (low, middle) if excluded[0] > 0 else (middle, high)
+    return 10.0**high
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """A rate measured with several seeds of one model.
+
+    rates: one a seed. mean: of the seeds' rates, each seed alike. sd: between the seeds' rates, as seen.
+    binomial_sd: what a finite number of samples alone would make of equal rates. between_sd: what is left,
+    √max(0, sd² − binomial_sd²), the moment estimate of a beta-binomial's spread. lower, upper: a t interval
+    of the mean over seeds. overdispersion_p: p-value of Pearson's χ² test that all seeds have one rate.
+    """
+
+    rates: tuple[Rate, ...]
+    mean: float
+    sd: float
+    binomial_sd: float
+    between_sd: float
+    lower: float
+    upper: float
+    overdispersion_p: float
+
+    @staticmethod
+    def of(rates: Sequence[Rate]) -> SeedSpread | None:
+        """None where fewer than two seeds have trials."""
+        counted = tuple(rate for rate in rates if rate.trials)
+        if len(counted) < 2:
+            return None
+        from scipy.stats import chi2, t  # heavy
+
+        values = np.array([rate.value for rate in counted])
+        worth = np.array([_worth(rate) for rate in counted])
+        k, mean, sd = len(values), float(values.mean()), float(values.std(ddof=1))
+        pooled = float((values * worth).sum() / worth.sum())
+        binomial_variances = pooled * (1 - pooled) / worth
+        binomial_sd = math.sqrt(float(binomial_variances.mean()))
+        between_sd = math.sqrt(max(0.0, sd**2 - binomial_sd**2))
+        # Two seeds may agree by luck: the mean is never surer than the samples it counts.
+        error = max(sd, _sampling_sd(counted)) / math.sqrt(k)
+        half_width = float(t.ppf(0.5 + counted[0].confidence / 2, k - 1)) * error
+        p_value = 1.0
+        if 0 < pooled < 1:
+            p_value = float(chi2.sf(float(((values - pooled) ** 2 / binomial_variances).sum()), k - 1))
+        return SeedSpread(
+            counted,
+            mean,
+            sd,
+            binomial_sd,
+            between_sd,
+            max(0.0, mean - half_width),
+            min(1.0, mean + half_width),
+            p_value,
+        )
+
+    def statement(self) -> str:
+        """One line: the mean, its interval, and how much of the spread is more than counting noise."""
+        share = f"{self.mean:.1%} over {len(self.rates)} seeds ({self.lower:.1%} to {self.upper:.1%})"
+        spread = f"seeds differ by {self.sd:.2%} (SD), of which {self.binomial_sd:.2%} is counting noise"
+        more = f"{self.between_sd:.2%} between seeds, p = {self.overdispersion_p:.2g}"
+        return f"{share}; {spread} and {more}"
+
+
+def _worth(rate: Rate) -> float:
+    return float(rate.trials if rate.effective_trials is None else rate.effective_trials)
+
+
+def _sampling_sd(rates: Sequence[Rate]) -> float:
+    """Standard error of one seed's rate by its Wilson interval, which is not 0 at rates of 0 and 1."""
+    z = NormalDist().inv_cdf(0.5 + rates[0].confidence / 2)
+    variances = [((rate.interval[1] - rate.interval[0]) / (2 * z)) ** 2 for rate in rates]
+    return math.sqrt(sum(variances) / len(variances))
+
+
+def compare_runs(first: Sequence[Rate], second: Sequence[Rate]) -> Comparison:
+    """Difference of the mean rates of two runs, each measured with one or more seeds.
+
+    One seed each: Newcombe's interval; it speaks of these two trained networks, not of their recipes. With
+    more seeds Welch's t interval over seeds, so that the spread between seeds counts; a side's variance is at
+    least that of counting its samples. A side of one rate (real data, one seed) has its counting variance
+    alone.
+    """
+    sides = [[rate for rate in rates if rate.trials] for rates in (first, second)]
+    if not all(sides):
+        confidence = next((rate.confidence for rate in (*first, *second)), 0.95)
+        return Comparison(math.nan, -1.0, 1.0, 1.0, confidence)
+    if len(sides[0]) == len(sides[1]) == 1:
+        return compare_rates(sides[0][0], sides[1][0])
+    from scipy.stats import t  # heavy
+
+    confidence = sides[0][0].confidence
+    means, squared_errors, freedoms = [], [], []
+    for rates in sides:
+        values = [rate.value for rate in rates]
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        means.append(float(np.mean(values)))
+        squared_errors.append(max(sd, _sampling_sd(rates)) ** 2 / len(values))
+        freedoms.append(len(values) - 1 if len(values) > 1 else math.inf)
+    difference, error = means[0] - means[1], math.sqrt(sum(squared_errors))
+    # Welch and Satterthwaite's degrees of freedom.
+    freedom = sum(squared_errors) ** 2 / sum(e**2 / f for e, f in zip(squared_errors, freedoms, strict=True))
+    half_width = float(t.ppf(0.5 + confidence / 2, freedom)) * error
+    p_value = float(2 * t.sf(abs(difference) / error, freedom))
+    return Comparison(difference, difference - half_width, difference + half_width, p_value, confidence)
+
+
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for asking them all at once (Holm 1979), in the order given.
+
+    Of a table of equal runs, an adjusted value below 0.05 appears in at most one table of twenty, where of
+    single values one in twenty is. Valid for dependent rates, such as those of one set of samples.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [1.0] * len(p_values)
+    running = 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = running
+    return adjusted
+
+
+def table_verdicts(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
+    """``differs`` or ``within noise`` of each row of a table, with Holm's adjustment over the whole table."""
+    adjusted = holm_adjusted([comparison.p_value for comparison in comparisons.values()])
+    return {
+        name: DIFFERS if p < 1 - comparison.confidence else WITHIN_NOISE
+        for (name, comparison), p in zip(comparisons.items(), adjusted, strict=True)
+    }

@@ -17,11 +17,13 @@ import numpy as np
 
 from adit_scale.atoms import DOMAIN_NAMES
 from adit_scale.errors import DataError
+from adit_scale.evaluation.limited import CRASHED, OVER_TIME
 from adit_scale.evaluation.statistics import Rate
 
+__all__ = ["CRASHED", "FAILED", "NOT_ASKED", "OVER_TIME", "PASSED", "Check", "Verdicts"]
+
 PASSED, FAILED, NOT_ASKED = 1, 0, -1
-OVER_TIME = "time limit"  # the reason of a chemistry call that was cut off
-CRASHED = "the process of the check died"
+_VERDICT_OF = {"1": PASSED, "0": FAILED, "": NOT_ASKED}
 
 
 @dataclass
@@ -66,8 +68,8 @@ class Check:
 class Verdicts:
     """Of ``n`` samples of one domain, in the order they were given.
 
-    ids: their ids. n_atoms: ``(n,)``. values: ``(n,)`` float64 by name with unit (``density_g_cm3``), NaN where
-    a sample has none. labels: ``n`` texts by name (``edm_smiles``, ``formula``), "" where there is none.
+    ids: their ids. n_atoms: ``(n,)``. values: ``(n,)`` float64 by name with unit (``density_g_cm3``), NaN
+    where a sample has none. labels: ``n`` texts by name (``edm_smiles``, ``formula``), "" where it has none.
     """
 
     domain: int
@@ -81,17 +83,21 @@ class Verdicts:
         return len(self.ids)
 
     def add_check(self, name: str, check: Check) -> None:
-        assert name not in self.checks and len(check.verdict) == len(self), name
+        self._claim(name, self.checks, len(check.verdict))
         self.checks[name] = check
 
     def add_value(self, name: str, values: np.ndarray | Sequence[float]) -> None:
         column = np.asarray(values, dtype=np.float64)
-        assert name not in self.values and len(column) == len(self), name
+        self._claim(name, self.values, len(column))
         self.values[name] = column
 
     def add_label(self, name: str, texts: Sequence[str]) -> None:
-        assert name not in self.labels and len(texts) == len(self), name
+        self._claim(name, self.labels, len(texts))
         self.labels[name] = list(texts)
+
+    def _claim(self, name: str, among: Mapping[str, object], length: int) -> None:
+        assert name not in among, f"{name} is there already"
+        assert length == len(self), f"{name} has {length} rows; expected {len(self)}"
 
     def passed(self, *names: str) -> np.ndarray:
         """``(n,)`` bool: samples that pass all of these checks."""
@@ -105,7 +111,7 @@ class Verdicts:
         return Rate(int((trials & self.passed(*names)).sum()), int(trials.sum()), confidence)
 
     def joint(self, name: str, parts: Sequence[str], protocol: str = "") -> None:
-        """Add the check that passes where all ``parts`` do; it fails for the reason of the first that fails."""
+        """Add the check that passes where all ``parts`` do; its reason is that of the first that fails."""
         verdict = np.full(len(self), PASSED, dtype=np.int8)
         reasons = [""] * len(self)
         for part in parts:
@@ -149,7 +155,7 @@ class Verdicts:
             for name, texts in columns.items():
                 kind, _, of = name.partition(":")
                 if kind == "check":
-                    verdict = np.array([int(text) if text else NOT_ASKED for text in texts], dtype=np.int8)
+                    verdict = np.array([_VERDICT_OF[text] for text in texts], dtype=np.int8)
                     found.add_check(of, Check(verdict, columns[f"why:{of}"], (protocols or {}).get(of, "")))
                 elif kind == "value":
                     found.add_value(of, [float(text) if text else np.nan for text in texts])

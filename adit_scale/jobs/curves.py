@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import sys
+from pathlib import Path
 
-import torch
-from torch import nn
-
-from adit_scale.atoms import CRYSTAL, MOLECULE
 from adit_scale.config import StudyConfig
-from adit_scale.evaluation.score import score_sets
-from adit_scale.jobs.sampling import draw_samples, sample_sizes
-from adit_scale.training.stages import DenoiserModule, DiffusionStage, Stage
+from adit_scale.training.side_scoring import SideScoring
 
 
-def make_scorer(
-    config: StudyConfig, stage: Stage, device: torch.device
-) -> Callable[[nn.Module, int], dict[str, float]] | None:
-    """A function of (evaluation module, step) that gives rates; None where none are asked for."""
-    every = config.diffusion.samples_every_steps
-    if not every or not isinstance(stage, DiffusionStage):
+def make_scorer(folder: Path, config: StudyConfig, autoencoder_weights: Path) -> SideScoring | None:
+    """What scores samples beside the diffusion run in ``folder``; None where none are asked for."""
+    if not config.diffusion.samples_every_steps:
         return None
-    n = config.diffusion.samples_per_domain
-    sampling = replace(
-        config.sampling,
-        crystals=min(n, config.sampling.crystals),
-        molecules=min(n, config.sampling.molecules),
-        steps=config.diffusion.sample_steps,
-    )
-    sizes = sample_sizes(config.data, sampling)
-
-    def score(module: nn.Module, step: int) -> dict[str, float]:
-        assert isinstance(module, DenoiserModule)
-        samples = draw_samples(module.network, stage.autoencoder, sizes, sampling)
-        scores = score_sets(samples.get(MOLECULE, []), samples.get(CRYSTAL, []), config.evaluation)
-        return {name: rate.value for name, rate in scores.rates.items() if rate.trials}
-
-    return score
+    command = [sys.executable, "-m", "adit_scale.jobs.side_scorer", str(autoencoder_weights.absolute())]
+    return SideScoring(folder, config, command)

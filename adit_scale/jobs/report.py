@@ -9,6 +9,7 @@ from adit_scale import config as settings
 from adit_scale.config import StudyConfig
 from adit_scale.evaluation.statistics import Rate
 from adit_scale.jobs.node import CONFIG, DONE, NodeFolder, Result, failure_reason, read_done
+from adit_scale.jobs.report_pictures import draw_epochs, draw_samples
 from adit_scale.models.ladder import denoiser_parameters, n_mat
 from adit_scale.scaling.points import epoch_contents
 from adit_scale.scaling.report import ReportResult, write_report
@@ -19,19 +20,23 @@ CONSTANT_KEY = "validation/constant_predictor_loss"
 
 
 def run(node: NodeFolder, config: StudyConfig) -> Result:
-    """Leaves report/ with every file of ``write_report``; its table and headline numbers in DONE.json.
+    """Leaves report/ with every file of ``write_report``, curves over epochs and figures of the samples; its
+    table and headline numbers in DONE.json.
 
     Points that did not finish are in the report with the reason. Raises DataError without any.
     """
     labels = [name.partition("/")[2] for name in node.inputs if name.startswith("diffusion/")]
     points = [_point(node, label) for label in labels]
-    result = write_report(points, _reference_scores(node), config.sweep, node.path / "report", len(points))
+    reference = _reference_scores(node)
+    curves, files = draw_epochs(node, labels, reference)
+    result = write_report(points, reference, config.sweep, node.path / "report", len(points), pictures=curves)
+    files += draw_samples(node, points)
     n_done = sum(point.status == "done" and bool(point.rates) for point in points)
     heading = f"{n_done} of {len(points)} points. {result.headline}"
     table = f"{heading}\n\n{result.table_text}"
     print(table)
     metrics = {"points_done": n_done, "points_total": len(points), **_law_metrics(result)}
-    return Result(tuple(result.files), {"table": table, "metrics": metrics})
+    return Result((*result.files, *files), {"table": table, "metrics": metrics})
 
 
 def _point(node: NodeFolder, label: str) -> Point:

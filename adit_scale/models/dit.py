@@ -1,6 +1,6 @@
 """Stage 2: the diffusion transformer on packed latents (docs/method.md; Peebles and Xie, arXiv 2212.09748).
 
-Shapes: ``_t`` atoms, ``_s`` sets, ``_d`` features.
+Shapes: ``_t`` atoms, ``_s`` sets, ``_r`` rows of conditions (one a set, unless said), ``_d`` features.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from adit_scale.models.transformer import (
     Mlp,
     SelfAttention,
     at_least_fp32,
-    expand_sets,
     index_embedding,
     trunk_dtype,
 )
@@ -40,8 +39,15 @@ def time_features(t_s: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def modulated_norm(x_td: Tensor, shift_td: Tensor, scale_td: Tensor) -> Tensor:
-    """A layer norm without weights, then scale and shift."""
+    """A layer norm without weights, then scale and shift: a row an atom, or one row for all."""
+    if shift_td.shape[0] == 1:  # one kernel instead of three
+        return F.layer_norm(x_td, x_td.shape[-1:], 1 + scale_td[0], shift_td[0], eps=NORM_EPS)
     return torch.addcmul(shift_td, F.layer_norm(x_td, x_td.shape[-1:], eps=NORM_EPS), 1 + scale_td)
+
+
+def expand_rows(x_rd: Tensor, row_of_atom_t: Tensor | None) -> Tensor:
+    """Copy each row to its atoms, ``(R, d)`` to ``(T, d)``; None leaves one row that is for all of them."""
+    return x_rd if row_of_atom_t is None else x_rd.index_select(0, row_of_atom_t)
 
 
 class TimeEmbedding(nn.Module):
@@ -65,9 +71,11 @@ class DiTBlock(nn.Module):
         self.mlp = Mlp(width, mlp_ratio * width)
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, x_td: Tensor, condition_sd: Tensor, layout: PackedLayout) -> Tensor:
-        """condition_sd: ``(S, d)``, after the SiLU that all blocks share."""
-        modulation_td = expand_sets(self.modulation(condition_sd), layout)
+    def forward(
+        self, x_td: Tensor, condition_rd: Tensor, row_of_atom_t: Tensor | None, layout: PackedLayout
+    ) -> Tensor:
+        """condition_rd: ``(R, d)``, after the SiLU that all blocks share."""
+        modulation_td = expand_rows(self.modulation(condition_rd), row_of_atom_t)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation_td.chunk(6, dim=-1)
         x_td = torch.addcmul(x_td, gate1, self.attention(modulated_norm(x_td, shift1, scale1), layout))
         return torch.addcmul(x_td, gate2, self.mlp(modulated_norm(x_td, shift2, scale2)))
@@ -81,8 +89,8 @@ class FinalLayer(nn.Module):
         self.modulation = Fp32Linear(width, 2 * width)
         self.head = Fp32Linear(width, latent)
 
-    def forward(self, x_td: Tensor, condition_sd: Tensor, layout: PackedLayout) -> Tensor:
-        shift_td, scale_td = expand_sets(self.modulation(condition_sd), layout).chunk(2, dim=-1)
+    def forward(self, x_td: Tensor, condition_rd: Tensor, row_of_atom_t: Tensor | None) -> Tensor:
+        shift_td, scale_td = expand_rows(self.modulation(condition_rd), row_of_atom_t).chunk(2, dim=-1)
         return self.head(modulated_norm(x_td.to(shift_td.dtype), shift_td, scale_td))
 
 
@@ -126,25 +134,30 @@ class Denoiser(nn.Module):
         domain_s: Tensor,
         spacegroup_s: Tensor,
         layout: PackedLayout,
+        row_of_atom_t: Tensor | None = None,
     ) -> Tensor:
         """The predicted clean latents ``(T, latent)``, float32.
 
         x_td: noised latents ``(T, latent)``. self_conditioning_td: an earlier prediction, or None for zeros.
         t_s: ``(S,)`` in [0, 1]; 1 is data. domain_s: 0 null, 1 crystal, 2 molecule.
         spacegroup_s: 0 null or 1 to 230; only read where the config has spacegroup_conditioning.
+        t_s, domain_s and spacegroup_s may have one row, for all sets. Where many sets share few conditions,
+        they may have any number of rows, and row_of_atom_t ``(T,)`` tells which is each atom's.
         """
+        if row_of_atom_t is None and len(t_s) > 1:
+            row_of_atom_t = layout.set_of_atom_t
         if self_conditioning_td is None:
             self_conditioning_td = torch.zeros_like(x_td)
         if not self.config.spacegroup_conditioning:
             spacegroup_s = torch.zeros_like(domain_s)
-        condition_sd = (
+        condition_rd = (
             self.time_embedding(t_s)
             + self.domain_embedding(domain_s)
             + self.spacegroup_embedding(spacegroup_s)
         )
         dtype = trunk_dtype(self)
-        condition_sd = F.silu(condition_sd).to(dtype)
+        condition_rd = F.silu(condition_rd).to(dtype)
         x_td = self.input(torch.cat([x_td, self_conditioning_td], dim=-1))
         x_td = (x_td + index_embedding(layout, self.config.width, x_td.dtype)).to(dtype)
-        x_td = self.blocks(x_td, condition_sd, layout)
-        return self.final(x_td, condition_sd, layout)
+        x_td = self.blocks(x_td, condition_rd, row_of_atom_t, layout)
+        return self.final(x_td, condition_rd, row_of_atom_t)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adit_scale.errors import CheckpointError, ConfigError
+from adit_scale.models.adit_state import AditState, pass_over, read_state
 from adit_scale.models.autoencoder import Autoencoder
 from adit_scale.models.config import AutoencoderConfig, DenoiserConfig, ModelConfig
 from adit_scale.models.dit import Denoiser
@@ -51,67 +50,77 @@ _DENOISER_NAMES = (
     (r"final_layer\.adaLN_modulation\.1\.", "final.modulation."),
     (r"final_layer\.linear\.", "final.head."),
 )
-# What torch's restricted unpickler raises on a foreign, torn or unsafe file; it does not wrap them.
-_UNPICKLING_ERRORS = (
-    pickle.UnpicklingError, RuntimeError, EOFError, LookupError,
-    ValueError, TypeError, AttributeError, struct.error,
-)  # fmt: skip
 _PUBLISHED_AUTOENCODER_HEADS = {512: 8}  # by width
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention heads, which no shape tells; 0: those of the published model of this size."""
+
+    autoencoder: int = 0
+    denoiser: int = 0
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A published pair of networks, in float32 on the CPU. state: what was read from the file and how.
+
+    assumed: of which networks the number of heads was taken from the published sizes. passed_over: tensors
+    that were left out as asked.
+    """
+
+    autoencoder: Autoencoder
+    denoiser: Denoiser
+    state: AditState
+    assumed: list[str]
+    passed_over: list[str]
 
 
 def load_adit_weights(path: Path | str, config: ModelConfig | None = None) -> tuple[Autoencoder, Denoiser]:
     """Both networks, in float32 on the CPU, with the weights of a published checkpoint.
 
-    path: a ``.safetensors`` file of the checkpoint's ``state_dict``, or the ``.ckpt`` itself if it holds
-        nothing but tensors and plain values (it is read with ``weights_only=True``; no code in it is run).
+    path: a ``.safetensors`` file of the checkpoint's ``state_dict``, or the ``.ckpt`` itself, of which only
+        the tensors are read; no code in it is run.
     config: the sizes expected. Without it they are read off the shapes; since shapes do not tell the number
         of attention heads, the sizes must then be published ones. Spacegroup labels are then heeded.
     Raises CheckpointError, naming the file, for a file that cannot be read, a missing, unknown or misshapen
-    tensor, or another model size than expected.
+    tensor, or another model size than expected; ConfigError where it holds two sets of weights.
     """
     path = Path(path)
-    published = _read(path)
-    found = _sizes(path, published)
+    state = read_state(path)
+    found = _sizes(path, state.tensors)
     if config is None:
-        config = _with_published_heads(path, found)
+        config, _ = _with_heads(path, found, Heads())
     else:
         _check_sizes(path, found, config)
+    return _networks(path, state, config, ())
+
+
+def import_adit(
+    path: Path, heads: Heads | None = None, weights: str = "", ignore: Sequence[str] = ()
+) -> Imported:
+    """A published checkpoint with its sizes read off the shapes.
+
+    weights: "ema" or "model" where the file holds both. ignore: beginnings of names to pass over.
+    Raises CheckpointError and ConfigError as ``load_adit_weights``.
+    """
+    state = read_state(path, weights)
+    config, assumed = _with_heads(path, _sizes(path, state.tensors), heads or Heads())
+    return Imported(*_networks(path, state, config, ignore), state, assumed, state.unknown)
+
+
+def _networks(
+    path: Path, state: AditState, config: ModelConfig, ignore: Sequence[str]
+) -> tuple[Autoencoder, Denoiser]:
     with torch.device("meta"):  # no initial weights, and so no random draws, only to overwrite them
         autoencoder, denoiser = Autoencoder(config.autoencoder), Denoiser(config.denoiser)
-    taken = {*_load(path, published, "autoencoder.", _AUTOENCODER_NAMES, autoencoder)}
-    taken |= {*_load(path, published, "denoiser.", _DENOISER_NAMES, denoiser)}
-    unknown = sorted(published.keys() - taken)
-    if unknown:
-        raise CheckpointError(
-            f"{path}: unexpected tensor {unknown[0]} ({len(unknown)} in all); expected the published names "
-            "autoencoder.* and denoiser.* only"
-        )
+    taken = {*_load(path, state.tensors, "autoencoder.", _AUTOENCODER_NAMES, autoencoder)}
+    taken |= {*_load(path, state.tensors, "denoiser.", _DENOISER_NAMES, denoiser)}
+    pass_over(path, sorted(state.tensors.keys() - taken) + state.unknown, ignore)
     return autoencoder, denoiser
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such file; expected a published checkpoint (.safetensors or .ckpt)"
-        )
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNPICKLING_ERRORS as error:
-        raise CheckpointError(
-            f"{path}: cannot be read without running code stored in it; save its state_dict as .safetensors"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: holds no state_dict of tensors; expected a published ADiT checkpoint")
-    return state
-
-
-def _shape(path: Path, published: dict[str, Tensor], name: str) -> tuple[int, int]:
+def _shape(path: Path, published: Mapping[str, Tensor], name: str) -> tuple[int, int]:
     if name not in published:
         raise CheckpointError(f"{path}: missing tensor {name}; expected a published ADiT checkpoint")
     shape = tuple(published[name].shape)
@@ -120,12 +129,12 @@ def _shape(path: Path, published: dict[str, Tensor], name: str) -> tuple[int, in
     return shape
 
 
-def _depth(published: dict[str, Tensor], prefix: str) -> int:
+def _depth(published: Mapping[str, Tensor], prefix: str) -> int:
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     return len({match[1] for name in published if (match := pattern.match(name))})
 
 
-def _sizes(path: Path, published: dict[str, Tensor]) -> ModelConfig:
+def _sizes(path: Path, published: Mapping[str, Tensor]) -> ModelConfig:
     """What the shapes tell; heads are left at 1."""
     latents_twice, width = _shape(path, published, "autoencoder.quant_conv.weight")
     hidden, _ = _shape(path, published, "autoencoder.encoder.transformer.layers.0.linear1.weight")
@@ -152,18 +161,26 @@ def _sizes(path: Path, published: dict[str, Tensor]) -> ModelConfig:
     )
 
 
-def _with_published_heads(path: Path, found: ModelConfig) -> ModelConfig:
+def _with_heads(path: Path, found: ModelConfig, heads: Heads) -> tuple[ModelConfig, list[str]]:
+    """The sizes with heads as given, else as published; and of which networks they were assumed."""
     autoencoder, denoiser = found.autoencoder, found.denoiser
     rung = next((r for r in LADDER.values() if (r.width, r.depth) == (denoiser.width, denoiser.depth)), None)
-    if rung is None or autoencoder.width not in _PUBLISHED_AUTOENCODER_HEADS:
+    known = (_PUBLISHED_AUTOENCODER_HEADS.get(autoencoder.width, 0), rung.heads if rung else 0)
+    autoencoder.heads, denoiser.heads = heads.autoencoder or known[0], heads.denoiser or known[1]
+    if not (autoencoder.heads and denoiser.heads):
         raise CheckpointError(
             f"{path}: autoencoder of width {autoencoder.width} and denoiser of width {denoiser.width}, depth "
             f"{denoiser.depth} are not published sizes; shapes do not tell their number of attention heads: "
-            "give a model config"
+            "give a model config, or autoencoder_heads=N denoiser_heads=N to `adit import-adit`"
         )
-    autoencoder.heads = _PUBLISHED_AUTOENCODER_HEADS[autoencoder.width]
-    denoiser.heads, denoiser.name = rung.heads, rung.name
-    return found
+    if rung is not None:
+        denoiser.name = rung.name
+    try:
+        found.validate()
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    assumed = {"autoencoder": heads.autoencoder, "denoiser": heads.denoiser}
+    return found, [network for network, given in assumed.items() if not given]
 
 
 def _check_sizes(path: Path, found: ModelConfig, config: ModelConfig) -> None:
@@ -186,7 +203,7 @@ def _check_sizes(path: Path, found: ModelConfig, config: ModelConfig) -> None:
 
 def _load(
     path: Path,
-    published: dict[str, Tensor],
+    published: Mapping[str, Tensor],
     prefix: str,
     names: tuple[tuple[str, str], ...],
     model: nn.Module,

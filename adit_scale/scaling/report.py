@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,9 +71,11 @@ def write_report(
     total_points: int,
     *,
     seed_noise: float | None = None,
+    pictures: Mapping[str, Path] | None = None,
 ) -> ReportResult:
     """Fit, draw and write report.html, three PNG, points.csv, points.json, fit.json, table.txt into ``out``.
 
+    pictures: by title, further PNG files to show in the page.
     total_points: points the study was to have; the title line says how many of them are there. With fewer
     than three usable sizes everything but the law is written. Raises DataError when there is no point at all.
     """
@@ -107,7 +110,8 @@ def write_report(
     record |= fit.to_json() if fit else {}
     record["trends"] = {name: vars(t) | {"verdict": t.verdict} for name, t in trends.items()}
     result.fit_json.write_text(json.dumps(json_safe(record), indent=1, allow_nan=False) + "\n")
-    result.html.write_text(_html(points, reference_scores, config, result, metrics, total_points, no_fit))
+    page = _html(points, reference_scores, config, result, metrics, total_points, no_fit, pictures or {})
+    result.html.write_text(page)
     return result
 
 
@@ -170,6 +174,7 @@ def _html(
     metrics: Sequence[str],
     total_points: int,
     no_fit: str,
+    pictures: Mapping[str, Path],
 ) -> str:
     n_done = sum(p.status == "done" for p in points)
     done = [p for p in points if p.status == "done"]
@@ -185,6 +190,11 @@ def _html(
             full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False, "responsive": True}
         )
         plots += f"<h2>{title}</h2>\n{body}\n"
+    for title, path in pictures.items():
+        source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        plots += (
+            f'<h2>{escape(title)}</h2>\n<img style="max-width:100%" alt="{escape(title)}" src="{source}">\n'
+        )
     hypothesis = f"<p>Hypothesis: {escape(config.hypothesis)}</p>" if config.hypothesis else ""
     return "\n".join(
         [

@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 from adit_scale.errors import DataError
 
 FILE_NAME = "journal.jsonl"
+# In it a run may keep a second journal, of scores that arrive when they arrive (training/side_scoring.py).
+SIDE_FOLDER = "scoring"
 SCHEMA_VERSION = 1
 KINDS = ("params", "metrics", "tags", "event")
 # JSON has no numbers for these; ``repr`` of any other float reads back bit for bit.
@@ -167,6 +169,19 @@ def read_journal(path: Path | str) -> list[dict[str, Any]]:
     Raises DataError naming file and line if any other line is damaged, or if there is no such file.
     """
     return [line.record for line in scan(path)]
+
+
+def side_journal(path: Path | str) -> Path | None:
+    """The second journal of the run whose journal ``path`` is; None where it has none."""
+    side = Path(path).parent / SIDE_FOLDER / FILE_NAME
+    return side if side.is_file() else None
+
+
+def read_run(folder: Path | str) -> list[dict[str, Any]]:
+    """All records of a run: its journal's, then those of the second one. Raises DataError."""
+    path = journal_file(folder)
+    side = side_journal(path)
+    return read_journal(path) + (read_journal(side) if side else [])
 
 
 def scan(path: Path | str, start: int = 0) -> Iterator[Line]:

@@ -28,6 +28,7 @@ from adit_scale.tracking.increments import Increment, Point
 JOURNAL_TAG = "adit.journal"  # the journal's id: one MLflow run a journal
 STUDY_TAG = "adit.study"  # one parent run a study
 MARK_TAG = "adit.mirrored"
+SIDE_MARK_TAG = "adit.mirrored.scoring"  # of the run's second journal
 PARENT_TAG = "mlflow.parentRunId"
 MAX_METRICS_PER_BATCH = 1000
 MAX_PARAMS_PER_BATCH = 100
@@ -98,7 +99,7 @@ class MlflowStore:
             else:
                 self._client.set_terminated(run_id, status=status, end_time=end_ms)
 
-    def write(self, run: Run, increment: Increment) -> None:
+    def write(self, run: Run, increment: Increment, mark_tag: str = MARK_TAG) -> None:
         """Write an increment in batches the store accepts, then its mark: a crash between loses nothing."""
         run_id = run.info.run_id
         # A parameter cannot change in MLflow: the first value stands.
@@ -112,8 +113,8 @@ class MlflowStore:
         self.write_points(run_id, increment.points)
         if run.info.status != "RUNNING" and increment.points:
             self.set_status(run_id, "RUNNING")  # the run was resumed
-        if run.data.tags.get(MARK_TAG) != increment.mark.to_json():
-            self.set_tags(run_id, {MARK_TAG: increment.mark.to_json()})
+        if run.data.tags.get(mark_tag) != increment.mark.to_json():
+            self.set_tags(run_id, {mark_tag: increment.mark.to_json()})
 
     def write_points(self, run_id: str, points: list[Point]) -> None:
         metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in points]

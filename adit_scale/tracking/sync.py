@@ -10,7 +10,7 @@ from typing import Any
 from adit_scale.errors import ConfigError, DataError
 from adit_scale.tracking.config import check_uri
 from adit_scale.tracking.increments import first_time_ms
-from adit_scale.tracking.journal import FILE_NAME
+from adit_scale.tracking.journal import FILE_NAME, side_journal
 from adit_scale.tracking.mlflow_sink import StoreUnavailable
 from adit_scale.tracking.tailer import Tailer
 
@@ -38,7 +38,9 @@ def sync(runs: Path | str, uri: str, experiment: str) -> SyncReport:
     if not uri:
         raise ConfigError("tracking.uri: got an empty address; name the store with --uri")
     check_uri(uri)
-    journals = sorted(root.resolve().rglob(FILE_NAME))
+    found = sorted(root.resolve().rglob(FILE_NAME))
+    sides = {side_journal(path) for path in found}  # mirrored with the journals they belong to
+    journals = [path for path in found if path not in sides]
     report = SyncReport(len(journals))
     tailer = Tailer(uri, experiment)
     endings: dict[str, str] = {}

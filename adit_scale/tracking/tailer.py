@@ -18,11 +18,12 @@ from pathlib import Path
 from adit_scale.errors import AditError, ConfigError, DataError
 from adit_scale.tracking.config import without_credentials
 from adit_scale.tracking.increments import Mark, first_time_ms, read_increment
-from adit_scale.tracking.journal import FILE_NAME, journal_id
+from adit_scale.tracking.journal import FILE_NAME, journal_id, side_journal
 from adit_scale.tracking.mlflow_sink import (
     JOURNAL_TAG,
     MARK_TAG,
     PARENT_TAG,
+    SIDE_MARK_TAG,
     STUDY_TAG,
     MlflowStore,
     StoreUnavailable,
@@ -50,7 +51,7 @@ class _Mirrored:
     run_id: str | None = None
     end_ms: int | None = None
     deleted: bool = False  # by somebody, in the store: not written again
-    seen: tuple[int, int] = (-1, -1)  # the journal's size and modification time when last mirrored
+    seen: tuple[int, ...] = ()  # the journals' sizes and modification times when last mirrored
     error: str = ""
 
 
@@ -231,7 +232,10 @@ class Tailer:
         if path is None:
             self._find_or_create(store, run, STUDY_TAG, run.tags[STUDY_TAG])
             return 0
-        if run.deleted or not path.is_file() or (seen := _size_and_time(path)) == run.seen:
+        if run.deleted or not path.is_file():
+            return 0
+        side = side_journal(path)
+        if (seen := _sizes_and_times(path, side)) == run.seen:
             return 0
         if journal_id(path) != run.journal_id:  # new, or the run's folder was removed and made again
             run.journal_id, run.run_id = journal_id(path), None
@@ -250,8 +254,14 @@ class Tailer:
         increment = read_increment(path, Mark.from_json(there.data.tags.get(MARK_TAG)), steps)
         store.write(there, increment)
         run.end_ms = increment.end_ms
+        written = len(increment.points)
+        if side is not None:  # its keys are its own
+            more = read_increment(side, Mark.from_json(there.data.tags.get(SIDE_MARK_TAG)), steps)
+            store.write(there, more, SIDE_MARK_TAG)
+            run.end_ms = max(run.end_ms or 0, more.end_ms or 0) or None
+            written += len(more.points)
         run.seen = seen
-        return len(increment.points)
+        return written
 
     def _find_or_create(self, store: MlflowStore, run: _Mirrored, tag: str, value: str) -> None:
         if run.run_id is not None or run.deleted:
@@ -377,6 +387,6 @@ def _is_deleted(run: _Mirrored, lifecycle_stage: str) -> bool:
     return run.deleted
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+def _sizes_and_times(*paths: Path | None) -> tuple[int, ...]:
+    stats = [path.stat() for path in paths if path is not None]
+    return tuple(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns))

@@ -176,9 +176,37 @@ class AutoencoderStageConfig(StageConfig):
 
 
 @dataclass
+class ScoringConfig:
+    """The process beside the training that draws and scores the samples of validity curves.
+
+    device: cpu, or cuda for the training's own (which then slows it down). threads: of that process, on
+    processor time that the training leaves over.
+    queue_gib: snapshots of the weights that wait on the disk may hold so much (one always may); samples that
+        fall due while they do are skipped.
+    limit_s: without a sign of life for so long, the process is killed and the curve lacks that point.
+    wait_s: a finished run waits so long for the scores still to come.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    queue_gib: float = 4.0
+    limit_s: float = 1800.0
+    wait_s: float = 900.0
+
+    def validate(self, group: str) -> None:
+        if self.device not in ("cpu", "cuda"):
+            raise ConfigError(f"{group}.device is {self.device!r}; expected cpu or cuda")
+        check_range(f"{group}.threads", self.threads, 1)
+        for key in ("queue_gib", "wait_s"):
+            check_range(f"{group}.{key}", getattr(self, key), 0)
+        check_range(f"{group}.limit_s", self.limit_s, 1)
+
+
+@dataclass
 class DiffusionStageConfig(StageConfig):
     """``samples_every_steps``: draw and score a few samples for validity curves; 0 turns it off.
 
+    scoring: how that is done beside the training.
     encoder_precision: of the frozen encoder when it makes latents for training (validation's are of fp32).
     latent_cache: encode so many augmentations of every training set once, beside the run, and train on these;
         0 encodes in every step. 4 bytes x 2 latent features x atoms of the data set each.
@@ -191,6 +219,7 @@ class DiffusionStageConfig(StageConfig):
     samples_every_steps: int = 0
     samples_per_domain: int = 64
     sample_steps: int = 25
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
 
     group = "diffusion"
 
@@ -206,6 +235,7 @@ class DiffusionStageConfig(StageConfig):
         check_range("diffusion.samples_every_steps", self.samples_every_steps, 0)
         check_range("diffusion.samples_per_domain", self.samples_per_domain, 1)
         check_range("diffusion.sample_steps", self.sample_steps, 2)
+        self.scoring.validate("diffusion.scoring")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from adit_scale.atoms import DOMAIN_NAMES, AtomSet
 from adit_scale.diffusion.config import SamplingConfig
-from adit_scale.diffusion.generate import draw_sizes
+from adit_scale.diffusion.generate import sizes_asked, spacegroups_asked
 from adit_scale.errors import CheckpointError, ConfigError
 from adit_scale.models.autoencoder import Autoencoder
 from adit_scale.models.config import AutoencoderConfig, DenoiserConfig
@@ -52,14 +52,20 @@ class Pretrained:
             self.denoiser.to(device)
         return self
 
+    def sampling_settings(self) -> SamplingConfig:
+        """The settings of sampling that the run was configured with; defaults for those it did not know."""
+        known = {f.name for f in fields(SamplingConfig)}
+        return replace(SamplingConfig(), **{k: v for k, v in self.config["sampling"].items() if k in known})
+
     def sample(self, n: int, domain: str, seed: int = 0, **sampling: Any) -> list[AtomSet]:
-        """``n`` drawn crystals or molecules (``domain``), angstrom; ids are their numbers.
+        """``n`` drawn crystals or molecules (``domain``), angstrom; ids such as ``crystal-17``.
 
-        Sizes are drawn from those of the training data. Samples that describe no system of atoms are left
-        out, their ids missing. sampling: ``steps``, ``guidance_scale`` or ``batch_atoms``, else as configured
-        for the run. Sample i is a function of (seed, domain, i), up to rounding that its batch decides.
+        The same samples as of ``adit sample n=... domain=... seed=...``, on the networks' device. Sizes are
+        drawn from those of the training data (``atoms=8``: eight each, which an imported model may need).
+        Samples that describe no system of atoms are left out, their ids missing. sampling: any field of
+        SamplingConfig, else as configured for the run. Sample i is a function of (seed, domain, i).
 
-        Raises ConfigError for another domain or setting, DataError where the training data had none of it.
+        Raises ConfigError for another domain or setting, or where the training data had none of it.
         """
         from adit_scale.evaluation.draw import draw_samples  # chemistry packages: heavy
 
@@ -68,18 +74,33 @@ class Pretrained:
             raise ConfigError("this export holds an autoencoder alone; sample from one of a diffusion run")
         if domain not in by_name:
             raise ConfigError(f"domain is {domain!r}; expected one of {', '.join(by_name)}")
-        known = {**self.config["sampling"], "seed": seed}
-        if unknown := sorted(sampling.keys() - known.keys()):
+        known = [f.name for f in fields(SamplingConfig) if f.name not in ("crystals", "molecules", "seed")]
+        if unknown := sorted(sampling.keys() - {*known}):
             raise ConfigError(
                 f"{unknown[0]}: no such setting of sampling; expected one of {', '.join(known)}"
             )
-        settings = replace(SamplingConfig(), **{**known, **sampling})
+        settings = replace(self.sampling_settings(), seed=seed, **sampling)
         settings.validate()
         number = by_name[domain]
-        histogram = np.array(self.config["data"]["sizes"].get(domain, [0]))
-        sizes = {number: draw_sizes(histogram, n, number, seed)}
-        drawn = draw_samples(self.denoiser, self.autoencoder, sizes, settings)[number]
+        sizes = {number: sizes_asked(settings, self._sizes(domain, settings), n, number)}
+        spacegroups = {number: spacegroups_asked(settings, None, n, number)}
+        drawn = draw_samples(self.denoiser, self.autoencoder, sizes, settings, spacegroups=spacegroups)[
+            number
+        ]
         return [one for one in drawn if isinstance(one, AtomSet)]
+
+    def _sizes(self, domain: str, settings: SamplingConfig) -> np.ndarray:
+        """The training data's histogram of set sizes. Raises ConfigError where it does not do."""
+        known = self.config["data"].get("sizes")
+        if known is None and settings.chosen_atoms is None:
+            raise ConfigError(
+                "this model does not say how many atoms its training data have; give atoms=N, or import it "
+                "again with data=SHARDS"
+            )
+        histogram = np.array((known or {}).get(domain, [0]), np.int64)
+        if known is not None and not histogram.sum():
+            raise ConfigError(f"domain is {domain!r}, of which this model's training data had none")
+        return histogram
 
 
 def load_pretrained(folder: Path | str) -> Pretrained:

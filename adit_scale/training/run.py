@@ -23,11 +23,11 @@ from adit_scale.training.config import ParallelConfig
 from adit_scale.training.stages import AutoencoderStage, DiffusionStage, Stage
 
 if TYPE_CHECKING:
-    from adit_scale.training.trainer import SampleScorer
+    from adit_scale.training.side_scoring import SideScoring
 
 SINGLE_PROCESS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-# Makes the scorer of in-training samples, given the stage; None where there is nothing to score.
-ScorerFactory = Callable[[StudyConfig, Stage, torch.device], "SampleScorer | None"]
+# From the run's folder, settings and autoencoder weights to what scores its samples; None for no samples.
+ScorerFactory = Callable[[Path, StudyConfig, Path], "SideScoring | None"]
 
 
 def train(
@@ -72,9 +72,12 @@ def train(
     stage = _build_stage(kind, config, loader.datasets, autoencoder_weights, device)
     if isinstance(stage, DiffusionStage) and config.diffusion.latent_cache:
         stage.open_latents(folder.parent, loader.manifest, config.parallel.micro_batch_atoms, device)
-    scorer = make_scorer(config, stage, device) if make_scorer else None
+    samples = None
+    if make_scorer and kind == "diffusion":
+        assert autoencoder_weights is not None
+        samples = make_scorer(folder, config, autoencoder_weights)
     with loader:
-        finished = Trainer(folder, config, stage, loader, device, scorer, start_from).fit()
+        finished = Trainer(folder, config, stage, loader, device, samples, start_from).fit()
     dist.barrier()
     if joined_here:
         dist.destroy_process_group()

@@ -1,6 +1,6 @@
 """The training loop: one for both stages, one path for fresh and resumed runs.
 
-    fit():  batches -> train_step -> log -> validate -> score samples -> checkpoint, until the last step
+    fit():  batches -> train_step -> log -> validate -> hand samples over -> checkpoint, until the last step
 
 What a step computes is in stages.py, how gradients and weights move between ranks in engine.py, which sets a
 step holds in data/plan.py. Everything a resumed run needs is in checkpoint.TrainState and the fragments.
@@ -11,16 +11,17 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from adit_scale.config import StudyConfig
 from adit_scale.data.loader import BatchLoader, StepBatches
+from adit_scale.models.config import DenoiserConfig
 from adit_scale.models.transformer import prepare_blocks
 from adit_scale.tracking.journal import Journal
 from adit_scale.training import branches, checkpoint, weights
@@ -35,13 +36,13 @@ from adit_scale.training.meters import Meters
 from adit_scale.training.profiling import StepProfiler
 from adit_scale.training.retention import Policy
 from adit_scale.training.schedule import decay_start, learning_rate
+from adit_scale.training.side_scoring import SideScoring
 from adit_scale.training.sight import Sight
 from adit_scale.training.stages import Stage, StepTotals, Sums
 from adit_scale.training.watchdog import Watchdog
 from adit_scale.training.writer import CheckpointWriter
 
-# Draws and scores a few samples of the EMA network for validity curves. All ranks hold one, rank 0 calls it.
-SampleScorer = Callable[[nn.Module, int], dict[str, float]]
+POLL_S = 0.2  # of a finished run that waits for its scores
 
 
 class Trainer:
@@ -59,14 +60,14 @@ class Trainer:
         stage: Stage,
         loader: BatchLoader,
         device: torch.device,
-        score_samples: SampleScorer | None = None,
+        samples: SideScoring | None = None,
         start_from: Path | None = None,
     ):
         self.folder, self.config, self.stage, self.loader, self.device = folder, config, stage, loader, device
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.lock = RunLock(folder)  # before anything of the run is read
         self.settings = stage.config
-        self.score_samples = score_samples
+        self.samples = samples
         self.eval_module = copy.deepcopy(stage.module).float().to(device).eval().requires_grad_(False)
         prepare_blocks(stage.module, config.parallel.activation_checkpointing, config.parallel.compile)
         self.engine = Engine(stage.module, self.settings.optim, config.parallel, device)
@@ -107,9 +108,11 @@ class Trainer:
             Watchdog(self.folder, self.phases, self.config.parallel.hang_timeout_s),
             StepProfiler(self.settings.profile, self.folder / "profile", self.rank == 0) as profiler,
             self.sight.progress as progress,
+            self.samples or nullcontext(),
         ):
             for note in self.notes:
                 progress.note(note)
+            self._open_samples()
             while self.state.step < self.settings.steps:
                 step, last = self.state.step + 1, self.state.step + 1 == self.settings.steps
                 profiler.before(step)
@@ -122,9 +125,9 @@ class Trainer:
                 if last or step % self.settings.validate_every_steps == 0:
                     self.phases.enter("validate", step)
                     self.validate()
-                if self._samples_due(step):
+                if self.samples and self.samples.due(step):
                     self.phases.enter("samples", step)
-                    self.log_samples()
+                    self.hand_samples_over()
                 self.phases.enter("agree", step)
                 stopping = stop.agreed(self.device) and not last
                 if last or stopping or self._save_due(step):
@@ -137,8 +140,11 @@ class Trainer:
                     return False
             self.phases.enter("save", self.state.step)
             self.writer.wait()
-            self.sight.summary(checkpoints=len(checkpoint.committed(self.checkpoints)))
             self.export()
+            if not self._wait_for_samples(stop):
+                progress.note(f"{stop.reason}: some samples are not scored yet")
+                return False
+            self.sight.summary(checkpoints=len(checkpoint.committed(self.checkpoints)))
         return True
 
     def train_step(self, batches: StepBatches) -> None:
@@ -200,6 +206,8 @@ class Trainer:
             "skipped_steps": state.step - state.applied_steps,
         }
         self.sight.interval(values)
+        if self.journal and self.samples:
+            self.samples.collect()
 
     @torch.no_grad()
     def validate(self) -> None:
@@ -221,22 +229,44 @@ class Trainer:
             self.journal.log_metrics(self.state.step, named, {"validation_s": time.monotonic() - begin})
             self.journal.flush()
 
-    def log_samples(self) -> None:
-        """Rates of a small sample, for the validity curves."""
-        self._load_ema_into_eval_module()
-        if self.journal and self.score_samples:
-            begin = time.monotonic()
-            values = self.score_samples(self.eval_module, self.state.step)
-            self.journal.log_metrics(
-                self.state.step,
-                {f"samples/{k}": v for k, v in values.items()} | {"samples/flops_cum": self.state.flops},
-                {"samples_s": time.monotonic() - begin},
-            )
-            self.journal.flush()
+    # -- samples for the validity curves, scored by a process of their own ---------------------------------
 
-    def _samples_due(self, step: int) -> bool:
-        every = getattr(self.settings, "samples_every_steps", 0)
-        return bool(every) and self.score_samples is not None and step % every == 0
+    def _open_samples(self) -> None:
+        """Take up the scores of the run so far. A collective call."""
+        if self.samples is None:
+            return
+        missing = [False]
+        if self.journal:
+            missing = [self.samples.open(self.state.step, self.device, self.sight.progress.note)]
+        dist.broadcast_object_list(missing, src=0)
+        if missing[0]:
+            self.hand_samples_over()
+
+    def hand_samples_over(self) -> None:
+        """Have samples of the EMA weights drawn and scored. A collective call."""
+        weights_now = self.stage.exported(self.ema.gather(self.fragments, self.engine.shapes))
+        if self.journal and self.samples:
+            assert isinstance(self.stage.model_config, DenoiserConfig)
+            step, values = self.state.step, {"flops_cum": self.state.flops}
+            last = step == self.settings.steps
+            self.samples.hand_over(step, weights_now, self.stage.model_config, values, last)
+
+    def _wait_for_samples(self, stop: StopRequest) -> bool:
+        """Until the curves are whole; False if asked to stop meanwhile. A collective call."""
+        begin_s = time.monotonic()
+        while self.samples is not None:
+            self.phases.enter("samples", self.state.step)
+            left = self.samples.left(time.monotonic() - begin_s) if self.journal else 0
+            n_left = torch.tensor([left], device=self.device)
+            dist.all_reduce(n_left, op=dist.ReduceOp.MAX)
+            if not n_left.item():
+                if text := self.samples.summary():
+                    self.sight.progress.note(text)
+                return True
+            if stop.agreed(self.device):
+                return False
+            time.sleep(POLL_S)
+        return True
 
     def _load_ema_into_eval_module(self) -> None:
         state = self.ema.gather(self.fragments, self.engine.shapes)
@@ -259,6 +289,8 @@ class Trainer:
     def save(self) -> None:
         """Begin to write a checkpoint. The journal is synced first: its offset is part of the state."""
         if self.journal:
+            if self.samples:
+                self.samples.wait_written(before=self.state.step)
             self.journal.sync()
             self.state.journal_offset = self.journal.offset
         self.state.cursor = self.loader.cursor(self.state.step)

@@ -20,7 +20,7 @@ from adit_scale.data.demo.prototypes import Candidate
 from adit_scale.data.manifest import SPLITS, Manifest
 from adit_scale.data.shards import ShardReader
 from adit_scale.evaluation.bonds import bond_orders, edm_table, stable_atoms
-from adit_scale.evaluation.smact_rules import composition_fault, reduced_composition
+from adit_scale.evaluation.crystals.composition import composition_fault, reduced_composition
 
 COMMITTED = Path(__file__).resolve().parents[2] / "shards" / "demo"
 PROTOTYPES = {p.name: p for p in crystals.PROTOTYPES}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from adit_scale.atoms import CRYSTAL, MOLECULE
 from adit_scale.diffusion.config import SamplingConfig
-from adit_scale.diffusion.generate import draw_sizes, generate, n_evaluations
-from adit_scale.errors import DataError
+from adit_scale.diffusion.generate import draw_sizes, generate, n_evaluations, network_passes
+from adit_scale.errors import ConfigError, DataError
 from adit_scale.models.autoencoder import Autoencoder
 from adit_scale.models.config import AutoencoderConfig, DenoiserConfig
 from adit_scale.models.dit import Denoiser
@@ -27,7 +29,7 @@ def networks() -> tuple[Denoiser, Autoencoder]:
 def decoded_by_sample(sizes: dict[int, np.ndarray], **settings) -> dict[tuple[int, int], torch.Tensor]:
     """Positions of each (domain, sample)."""
     found = {}
-    config = SamplingConfig(steps=3, **settings)
+    config = SamplingConfig(steps=3, precision="fp32", **settings)
     for batch in generate(*networks(), sizes, config):
         offsets = batch.layout.offsets.tolist()
         for s, index in enumerate(batch.index_s.tolist()):
@@ -74,3 +76,25 @@ def test_progress_is_called_as_often_as_announced():
     calls = []
     list(generate(*networks(), sizes, config, lambda: calls.append(1)))
     assert len(calls) == n_evaluations(sizes, config) == 6
+    config = replace(config, solver="heun", guidance_t_high=0.5)
+    calls.clear()
+    list(generate(*networks(), sizes, config, lambda: calls.append(1)))
+    assert len(calls) == n_evaluations(sizes, config) == 8
+    assert network_passes(config) == 4 + 1  # of 0.01, 0.505, 0.505, 1 the first alone is guided
+
+
+def test_spacegroups_of_a_denoiser_without_labels():
+    batches = generate(
+        *networks(), {CRYSTAL: np.array([3])}, SamplingConfig(steps=3), spacegroups={CRYSTAL: np.array([225])}
+    )
+    with pytest.raises(ConfigError, match="the denoiser t was trained without"):
+        next(batches)
+
+
+def test_any_number_of_atoms_can_be_asked_for():
+    """Places in a set are sines, not a table: sets larger than a batch, or than in training, are drawn."""
+    sizes = {MOLECULE: np.array([5, 3000])}
+    config = SamplingConfig(steps=2, batch_atoms=64, guidance_scale=1.0)
+    found = {int(b.index_s[0]): b.decoded for b in generate(*networks(), sizes, config)}
+    assert found[1].positions_t3.shape == (3000, 3)
+    assert found[1].positions_t3.isfinite().all()

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from adit_scale.atoms import PackedLayout
-from adit_scale.diffusion.sampling import sample_latents, sampling_noise
+from adit_scale.diffusion.sampling import Conditions, sample_latents, sampling_noise, solve_latents
+from adit_scale.diffusion.time_grids import time_grid
 from adit_scale.models.config import DenoiserConfig
 from adit_scale.models.dit import Denoiser
 
@@ -124,3 +125,54 @@ def test_a_perfect_denoiser_reaches_its_target():
     # From zero at t = 0.01 the path to the target is a straight line, walked to its end.
     torch.testing.assert_close(seen[2][1], target_td * 0.5, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(seen[4][1], target_td, rtol=1e-5, atol=1e-6)
+
+
+def test_guidance_acts_within_its_interval_alone(denoiser: Denoiser):
+    """Outside only the conditional half is evaluated; ends of the interval belong to it."""
+    layout = PackedLayout.from_sizes((5, 3))
+    x_0_td = sampling_noise(0, torch.tensor([1, 2]), layout, 8)
+    labels: list[int] = []
+
+    class Watched(Denoiser):
+        def forward(self, x_td, self_conditioning_td, t_s, domain_s, spacegroup_s, layout):
+            labels.append(int(domain_s[0]))
+            return super().forward(x_td, self_conditioning_td, t_s, domain_s, spacegroup_s, layout)
+
+    watched = Watched(denoiser.config)
+    watched.load_state_dict(denoiser.state_dict())
+    times = time_grid(5)  # 0.01, 0.2575, 0.505, 0.7525, 1
+
+    def drawn(low: float, high: float, scale: float = 3.0) -> Tensor:
+        labels.clear()
+        asked = Conditions.of_domain(2)
+        return solve_latents(
+            watched, layout, asked, x_0_td, times, guidance_scale=scale, guidance_interval=(low, high)
+        )
+
+    always, never = drawn(0.0, 1.0), drawn(0.6, 0.7)
+    assert labels == [2] * 5
+    assert torch.equal(never, drawn(0.0, 1.0, scale=1.0))
+    some = drawn(times[1], times[2])
+    assert labels == [2, 2, 0, 2, 0, 2, 2]
+    assert (some - always).abs().max() > 1e-4
+    assert (some - never).abs().max() > 1e-4
+
+
+def test_rows_of_conditions_are_the_conditions_of_sets(denoiser: Denoiser):
+    """One row for all, or a table of spacegroups, in place of one row a set."""
+    torch.manual_seed(1)
+    model = Denoiser(DenoiserConfig(width=64, depth=2, heads=2, spacegroup_conditioning=True))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    layout = PackedLayout.from_sizes((6, 4, 4, 1))
+    spacegroup_s, domain_s = torch.tensor([225, 1, 0, 1]), torch.ones(4, dtype=torch.int64)
+    x_0_td = sampling_noise(0, torch.arange(4), layout, 8)
+    times = time_grid(4)
+    a_row_a_set = solve_latents(model, layout, Conditions(domain_s, spacegroup_s), x_0_td, times)
+    table = solve_latents(model, layout, Conditions.of_spacegroups(1, spacegroup_s, layout), x_0_td, times)
+    torch.testing.assert_close(table, a_row_a_set, rtol=1e-5, atol=1e-5)
+    none = solve_latents(model, layout, Conditions(domain_s, spacegroup_s * 0), x_0_td, times)
+    one_row = solve_latents(model, layout, Conditions.of_domain(1), x_0_td, times)
+    torch.testing.assert_close(one_row, none, rtol=1e-5, atol=1e-5)
+    assert (none - a_row_a_set)[:6].abs().max() > 1e-3

@@ -1,3 +1,5 @@
+"""The EDM protocol: the distance table, stability, validity, uniqueness, novelty."""
+
 from __future__ import annotations
 
 from importlib import resources
@@ -12,8 +14,14 @@ from rdkit import Chem
 from adit_scale.atoms import MOLECULE, AtomSet
 from adit_scale.data.sources import read_source
 from adit_scale.evaluation.bonds import TABLE_FILE, bond_orders, edm_table, stable_atoms
+from adit_scale.evaluation.config import EvaluationConfig
 from adit_scale.evaluation.decode import NON_FINITE_COORDINATES, Invalid, to_rdkit
-from adit_scale.evaluation.molecules import UNKNOWN_ELEMENT, judge_molecule, score_molecules
+from adit_scale.evaluation.molecules import edm_smiles_of, judge_molecules
+from adit_scale.evaluation.molecules.common import BAD_VALENCE, FRAGMENTS, NO_ATOMS, formula
+from adit_scale.evaluation.molecules.edm import KNOWN, REPEATED, UNKNOWN_ELEMENT, UNSTABLE, judge_edm
+from adit_scale.evaluation.rates import count_rates
+
+EDM = EvaluationConfig(protocols=["edm"])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +75,7 @@ def test_valences():
 
 def test_methane(methane):
     assert bond_orders(methane.numbers, methane.positions).sum() == 8
-    verdict = judge_molecule(methane)
+    verdict = judge_edm(methane)
     assert (verdict.n_stable, verdict.n_atoms, verdict.n_fragments) == (5, 5, 1)
     assert Chem.CanonSmiles(verdict.smiles) == "C"
 
@@ -76,36 +84,37 @@ def test_benzene_is_valid_but_not_stable(benzene):
     """1.397 Å is just above the limit of a double bond, so the protocol sees carbons of three bonds."""
     orders = bond_orders(benzene.numbers, benzene.positions)
     assert orders[0, 1] == 1
-    verdict = judge_molecule(benzene)
+    verdict = judge_edm(benzene)
     assert (verdict.n_stable, verdict.fault) == (6, None)
     squeezed = molecule(benzene.numbers, benzene.positions * (1.38 / 1.397))
     assert bond_orders(squeezed.numbers, squeezed.positions)[0, 1] == 2
-    assert judge_molecule(squeezed).fault == "valence not possible"  # five bonds at every carbon
+    assert judge_edm(squeezed).fault == BAD_VALENCE  # five bonds at every carbon
 
 
 def test_a_stretched_bond_breaks_the_molecule(methane):
     positions = methane.positions.copy()
     positions[1] *= 1.30 / 1.09
-    verdict = judge_molecule(molecule(methane.numbers, positions))
+    stretched = molecule(methane.numbers, positions)
+    verdict = judge_edm(stretched)
     assert verdict.n_stable == 3  # neither the carbon nor the lone hydrogen
     assert verdict.n_fragments == 2
     assert verdict.smiles == "[H]C([H])[H]"  # valid by the protocol: RDKit fills the free valence
-    scores = score_molecules([molecule(methane.numbers, positions), methane])
-    assert scores.rates["edm_validity"].successes == 2
-    assert scores.rates["edm_valid_and_connected"].successes == 1
-    assert scores.rates["edm_molecule_stability"].successes == 1
-    assert (scores.rates["edm_atom_stability"].successes, scores.rates["edm_atom_stability"].trials) == (
-        8,
-        10,
-    )
+    verdicts = judge_molecules([stretched, methane], EDM)
+    assert verdicts.passed("edm_valid").tolist() == [True, True]
+    assert verdicts.passed("edm_connected").tolist() == [False, True]
+    assert verdicts.passed("edm_stable").tolist() == [False, True]
+    assert verdicts.checks["edm_connected"].reasons == [FRAGMENTS, ""]
+    assert verdicts.checks["edm_stable"].reasons == [UNSTABLE, ""]
+    assert verdicts.values["edm_stable_atoms"].tolist() == [3, 5]
+    assert count_rates(verdicts, EDM)["edm_atom_stability"].value == pytest.approx(8 / 10)
 
 
 def test_the_largest_fragment_names_the_molecule(methane):
     numbers = np.concatenate([[1, 1], methane.numbers])
     positions = np.vstack([[[9, 0, 0], [9.74, 0, 0]], methane.positions])
-    verdict = judge_molecule(molecule(numbers, positions))
+    verdict = judge_edm(molecule(numbers, positions))
     assert verdict.n_fragments == 2
-    assert verdict.smiles == judge_molecule(methane).smiles
+    assert verdict.smiles == judge_edm(methane).smiles
 
 
 def test_too_many_bonds_are_counted_under_their_reason(methane):
@@ -114,26 +123,45 @@ def test_too_many_bonds_are_counted_under_their_reason(methane):
     foreign = molecule([26, 8], [[0, 0, 0], [0, 0, 1.6]])
     not_finite = molecule([6, 1], [[0, 0, 0], [np.nan, 0, 0]])
     open_sample = Invalid(MOLECULE, NON_FINITE_COORDINATES, np.array([6, 1, 1]))
-    scores = score_molecules([methane, crowded, coincident, foreign, not_finite, open_sample])
-    assert scores.reasons["edm_validity"] == {
-        "valence not possible": 2,
-        NON_FINITE_COORDINATES: 2,
-        UNKNOWN_ELEMENT: 1,
-    }
-    assert scores.valid == (0,)
-    assert (scores.rates["edm_validity"].successes, scores.rates["edm_validity"].trials) == (1, 6)
+    empty = molecule([], np.zeros((0, 3)))
+    verdicts = judge_molecules([methane, crowded, coincident, foreign, not_finite, open_sample, empty], EDM)
+    for name in ("edm_valid", "edm_unique"):
+        assert verdicts.checks[name].reason_table() == {
+            BAD_VALENCE: 2,
+            NON_FINITE_COORDINATES: 2,
+            UNKNOWN_ELEMENT: 1,
+            NO_ATOMS: 1,
+        }
+    assert np.flatnonzero(verdicts.passed("edm_valid")).tolist() == [0]
+    assert verdicts.rate("edm_valid").trials == 7
     # Methane's 5 atoms, and the crowded one's 5 hydrogens: its carbon alone has a bond too many.
-    assert scores.rates["edm_atom_stability"].successes == 10
-    assert scores.rates["edm_atom_stability"].trials == 5 + 6 + 4 + 2 + 2 + 3
-    assert scores.rates["edm_molecule_stability"].successes == 1
+    assert verdicts.values["edm_stable_atoms"].tolist() == [5, 5, 0, 0, 0, 0, 0]
+    assert verdicts.n_atoms.tolist() == [5, 6, 4, 2, 2, 3, 0]
+    assert np.flatnonzero(verdicts.passed("edm_stable")).tolist() == [0]
 
 
-def test_uniqueness_is_among_valid_molecules(methane):
+def test_unique_is_the_first_of_its_smiles_and_novel_is_not_known(methane):
     moved = molecule(methane.numbers[::-1], methane.positions[::-1] + 3)
     broken = molecule([6, 6, 6, 6], np.zeros((4, 3)))
-    rates = score_molecules([methane, moved, broken]).rates
-    assert (rates["edm_uniqueness"].successes, rates["edm_uniqueness"].trials) == (1, 2)
-    assert (rates["edm_valid_and_unique"].successes, rates["edm_valid_and_unique"].trials) == (1, 3)
+    water = molecule([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    known = frozenset(edm_smiles_of([water, broken], processes=0))
+    assert known == {"[H]O[H]"}
+    verdicts = judge_molecules([methane, moved, broken, water], EDM, known)
+    assert verdicts.checks["edm_unique"].reasons == ["", REPEATED, BAD_VALENCE, ""]
+    assert verdicts.checks["edm_novel"].reasons == ["", "", BAD_VALENCE, KNOWN]
+    rates = count_rates(verdicts, EDM)
+    assert (rates["edm_uniqueness"].successes, rates["edm_uniqueness"].trials) == (2, 3)
+    assert (rates["edm_novelty"].successes, rates["edm_novelty"].trials) == (1, 2)
+    assert (rates["edm_valid_unique_novel"].successes, rates["edm_valid_unique_novel"].trials) == (1, 4)
+    assert "edm_novel" not in judge_molecules([methane], EDM).checks
+
+
+def test_formula_is_in_hills_order(benzene):
+    assert formula(benzene.numbers) == "C6H6"
+    assert formula(np.array([17, 1, 6, 35])) == "CHBrCl"
+    assert formula(np.array([11, 8, 1])) == "HNaO"
+    assert formula(np.array([0, 6])) == ""
+    assert formula(np.array([], dtype=int)) == ""
 
 
 def test_to_rdkit_keeps_atoms_bonds_and_positions(methane):
@@ -153,10 +181,9 @@ def test_stable_atoms_bounds_large_valences():
 def test_qm9_scores_as_published_for_real_molecules(shared):
     sets = [s for s in read_source(shared / "data" / "qm9_sample.extxyz.gz") if isinstance(s, AtomSet)]
     assert len(sets) == 2000
-    scores = score_molecules(sets)
-    percent = {name: 100 * rate.value for name, rate in scores.rates.items()}
-    assert percent["edm_atom_stability"] == pytest.approx(99.49, abs=0.05)
-    assert percent["edm_molecule_stability"] == pytest.approx(96.3, abs=0.05)
-    assert percent["edm_validity"] == pytest.approx(98.0, abs=0.05)
-    assert percent["edm_uniqueness"] == 100.0
-    assert scores.reasons["edm_validity"] == {"valence not possible": 40}
+    verdicts = judge_molecules(sets, EDM)
+    percent = {name: 100 * rate.value for name, rate in count_rates(verdicts, EDM).items()}
+    published = {"atom_stability": 99.5, "molecule_stability": 96.3, "validity": 98.0, "uniqueness": 100.0}
+    for name, value in published.items():
+        assert percent[f"edm_{name}"] == pytest.approx(value, abs=0.05), name
+    assert verdicts.checks["edm_valid"].reason_table() == {BAD_VALENCE: 40}

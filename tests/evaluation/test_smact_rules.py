@@ -10,7 +10,7 @@ from pymatgen.core import Composition, Element
 from smact.screening import smact_validity
 
 from adit_scale.evaluation.config import OXIDATION_LISTS
-from adit_scale.evaluation.smact_rules import (
+from adit_scale.evaluation.crystals.composition import (
     NO_OXIDATION_STATES,
     NOT_NEUTRAL,
     WRONG_POLARITY,

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adit_scale.evaluation.statistics import Rate, compare_rates, wilson_interval
+from adit_scale.evaluation.statistics import (
+    Comparison,
+    Rate,
+    SeedSpread,
+    compare_rates,
+    compare_runs,
+    holm_adjusted,
+    table_verdicts,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +118,118 @@ def test_without_variation_a_cluster_is_one_trial(successes, value):
 
 def test_no_clusters():
     assert Rate.of_clusters([], []) == Rate(0, 0)
+
+
+@given(st.tuples(st.integers(0, 60), st.integers(60, 90)), st.tuples(st.integers(0, 60), st.integers(60, 90)))
+def test_p_value_and_interval_agree(first, second):
+    found = compare_rates(Rate(*first), Rate(*second))
+    assert 0.0 <= found.p_value <= 1.0
+    if abs(found.p_value - 0.05) > 1e-6:
+        assert (found.p_value < 0.05) == (found.verdict == "differs")
+
+
+def test_p_value_is_that_of_the_known_test():
+    """At large numbers Newcombe's interval is the normal one: its p-value is the two-sided z test's."""
+    found = compare_rates(Rate(52_000, 100_000), Rate(51_500, 100_000))
+    z = 0.005 / math.sqrt((0.52 * 0.48 + 0.515 * 0.485) / 100_000)
+    assert found.p_value == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.01)
+
+
+def test_spread_of_seeds_by_hand():
+    """Rates 0.80, 0.84, 0.88 of 1,000: SD 0.04; counting noise √(0.84·0.16/1000); t(0.975, 2) = 4.303."""
+    spread = SeedSpread.of([Rate(800, 1000), Rate(840, 1000), Rate(880, 1000)])
+    assert spread.mean == pytest.approx(0.84)
+    assert spread.sd == pytest.approx(0.04)
+    assert spread.binomial_sd == pytest.approx(math.sqrt(0.84 * 0.16 / 1000))
+    assert spread.between_sd == pytest.approx(math.sqrt(0.04**2 - 0.84 * 0.16 / 1000))
+    half = 4.302653 * 0.04 / math.sqrt(3)
+    assert (spread.lower, spread.upper) == pytest.approx((0.84 - half, 0.84 + half), abs=1e-6)
+    assert spread.overdispersion_p == pytest.approx(math.exp(-23.8095 / 2), rel=1e-4)  # χ² with 2 degrees
+    assert "84.0% over 3 seeds" in spread.statement()
+
+
+def test_spread_needs_two_seeds_and_never_vanishes():
+    assert SeedSpread.of([Rate(9, 10)]) is None
+    assert SeedSpread.of([Rate(9, 10), Rate(0, 0)]) is None
+    alike = SeedSpread.of([Rate(100, 100)] * 2)
+    assert (alike.mean, alike.sd, alike.between_sd, alike.overdispersion_p) == (1.0, 0.0, 0.0, 1.0)
+    assert 0.9 < alike.lower < 0.93  # two seeds of 100 samples say no more than that
+
+
+def test_spread_tells_counting_noise_from_seeds():
+    """Seeds of one rate are rarely called overdispersed, seeds of different rates often."""
+    rng = np.random.default_rng(0)
+    equal = different = covered = 0
+    for _ in range(300):
+        same = SeedSpread.of([Rate(int(k), 500) for k in rng.binomial(500, 0.7, size=5)])
+        equal += same.overdispersion_p < 0.05
+        covered += same.lower <= 0.7 <= same.upper
+        own = rng.beta(70, 30, size=5)  # SD 0.046 between seeds
+        drawn = SeedSpread.of([Rate(int(rng.binomial(500, p)), 500) for p in own])
+        different += drawn.overdispersion_p < 0.05
+    assert equal / 300 < 0.09
+    assert different / 300 > 0.7
+    assert covered / 300 > 0.92
+
+
+def test_runs_of_one_seed_compare_as_rates():
+    assert compare_runs([Rate(90, 100)], [Rate(80, 100)]) == compare_rates(Rate(90, 100), Rate(80, 100))
+
+
+def test_runs_of_seeds_by_hand():
+    """Welch: means 0.90 and 0.80, SDs 0.02 and 0.01 of three seeds of 10,000: t = 7.746 at 2.94 degrees."""
+    first = [Rate(n, 10_000) for n in (8800, 9000, 9200)]
+    second = [Rate(n, 10_000) for n in (7900, 8000, 8100)]
+    found = compare_runs(first, second)
+    error = math.sqrt(0.02**2 / 3 + 0.01**2 / 3)
+    assert found.difference == pytest.approx(0.10)
+    assert (found.upper - found.difference) / error == pytest.approx(3.2186, abs=2e-3)  # t(0.975, 2.94)
+    assert found.p_value == pytest.approx(0.0049, abs=3e-4)
+    assert found.verdict == "differs"
+
+
+def test_the_spread_of_seeds_widens_the_verdict():
+    """One seed each: 3 points of 10,000 samples differ. With seeds 3 points apart among themselves: noise."""
+    assert compare_runs([Rate(8500, 10_000)], [Rate(8200, 10_000)]).verdict == "differs"
+    first = [Rate(n, 10_000) for n in (8200, 8500, 8800)]
+    second = [Rate(n, 10_000) for n in (7900, 8200, 8500)]
+    assert compare_runs(first, second).verdict == "within noise"
+
+
+def test_welch_rejects_equal_recipes_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+
+    def run():
+        return [Rate(int(rng.binomial(400, p)), 400) for p in rng.beta(60, 40, size=3)]
+
+    rejected = sum(compare_runs(run(), run()).verdict == "differs" for _ in range(600))
+    assert rejected / 600 < 0.07
+
+
+def test_many_seeds_against_real_data():
+    """The real data have counting noise alone; other numbers of trials are no matter."""
+    seeds = [Rate(n, 1000) for n in (850, 860, 870)]
+    assert compare_runs(seeds, [Rate(9650, 10_000)]).verdict == "differs"
+    assert compare_runs(seeds, [Rate(0, 0)]).p_value == 1.0
+
+
+def test_holm_by_hand():
+    """0.01·4, then max with 0.02·3, then 0.03·2 held at 0.06, then 0.5."""
+    assert holm_adjusted([0.02, 0.5, 0.01, 0.03]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    assert holm_adjusted([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_never_lowers_and_keeps_the_order(p_values):
+    adjusted = holm_adjusted(p_values)
+    assert all(p <= a <= 1 for p, a in zip(p_values, adjusted, strict=True))
+    ranked = [a for _, a in sorted(zip(p_values, adjusted, strict=True))]
+    assert ranked == sorted(ranked)
+
+
+def test_a_long_table_makes_verdicts_stricter():
+    near = Comparison(0.02, 0.001, 0.039, p_value=0.04)
+    assert near.verdict == "differs"
+    assert table_verdicts({"a": near}) == {"a": "differs"}
+    table = {"a": near} | {f"r{i}": Comparison(0.0, -0.1, 0.1, p_value=0.9) for i in range(9)}
+    assert table_verdicts(table)["a"] == "within noise"

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from adit_scale.errors import ConfigError, DataError
 from adit_scale.tracking.__main__ import main
 from adit_scale.tracking.increments import Mark
-from adit_scale.tracking.journal import Journal
+from adit_scale.tracking.journal import SIDE_FOLDER, Journal
 from adit_scale.tracking.mlflow_sink import MARK_TAG, MlflowStore, StoreUnavailable, ensure_store
 from adit_scale.tracking.tailer import Tailer, log_study, mirror
 
@@ -230,6 +230,38 @@ def test_one_damaged_or_deleted_run_does_not_hold_up_the_others(uri, experiment,
     assert (again.poll(), again.run_id(deleted), again.pending) == (0, None, False)
     with pytest.raises(DataError, match="line 3"):
         mirror(bad, uri, experiment, "bad")
+
+
+def test_a_second_journal_goes_into_the_same_run(uri, experiment, client, tmp_path, capsys):
+    """Its records come late, at steps below those mirrored; it is cut and written again on its own."""
+    folder = tmp_path / "run"
+    tailer = Tailer(uri, experiment)
+    run = tailer.add(folder, "run")
+    with Journal(folder) as journal, Journal(folder / SIDE_FOLDER) as side:
+        log(journal, range(5))
+        assert tailer.poll() == 15
+        side.log_metrics(1, {"samples/rate": 0.5}, {"time_s": 2000.0})
+        side.log_event("samples_failed", 2, {"reason": "no sign of life"})
+        side.flush()
+        assert tailer.poll() == 1
+        offset = side.offset
+        side.log_metrics(3, {"samples/rate": 0.25}, {"time_s": 2001.0})
+        side.flush()
+        assert tailer.poll() == 1
+        side.truncate(offset)
+        for step in (3, 4):
+            side.log_metrics(step, {"samples/rate": 1 / (step + 1)}, {"time_s": 3000.0 + step})
+        side.flush()
+        log(journal, range(5, 6))
+        assert tailer.poll() == 3 + 1
+    run_id = tailer.run_id(run)
+    points = history(client, run_id, "samples/rate")
+    assert points == [(1, 0.5, 2_000_000), (3, 0.25, 2_001_000), (4, 0.2, 3_004_000)]
+    assert history(client, run_id) == expected(range(6))
+    assert "no sign of life" in client.get_run(run_id).data.tags["event/samples_failed"]
+    assert main(["sync", str(tmp_path), "--uri", uri, "--experiment", experiment]) == 0
+    assert "1 journals, 0 new values" in capsys.readouterr().out
+    assert len(client.search_runs([client.get_experiment_by_name(experiment).experiment_id])) == 1
 
 
 def test_a_run_folder_made_anew_is_a_new_run(uri, experiment, client, tmp_path):

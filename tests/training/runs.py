@@ -1,7 +1,8 @@
 """Small training runs in processes of their own, as torchrun starts them.
 
 ``python -m tests.training.runs FOLDER...`` (under torchrun) trains the runs prepared in the given folders,
-one after the other: each holds a config.yaml and a kind.txt, a decay branch also a start_from.txt.
+one after the other: each holds a config.yaml and a kind.txt, a decay branch also a start_from.txt. A
+program.py in it (side_programs.py) scores the samples instead of the real scorer.
 """
 
 from __future__ import annotations
@@ -112,6 +113,13 @@ def main(arguments: list[str]) -> None:
 
     from adit_scale.jobs.curves import make_scorer
     from adit_scale.training.run import init_process_group, train
+    from adit_scale.training.side_scoring import SideScoring
+
+    def scorer(folder, config, autoencoder):
+        program = folder / "program.py"
+        if program.is_file():
+            return SideScoring(folder, config, [sys.executable, str(program)])
+        return make_scorer(folder, config, autoencoder)
 
     autoencoder = None
     if arguments[0] == "--autoencoder":
@@ -123,7 +131,7 @@ def main(arguments: list[str]) -> None:
         kind = (folder / "kind.txt").read_text()
         start = folder / "start_from.txt"
         start_from = Path(start.read_text()) if start.is_file() else None
-        train(folder, settings.load(folder / "config.yaml"), kind, autoencoder, make_scorer, start_from)
+        train(folder, settings.load(folder / "config.yaml"), kind, autoencoder, scorer, start_from)
     dist.destroy_process_group()
 
 

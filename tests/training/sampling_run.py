@@ -33,19 +33,29 @@ def write(path: Path, samples: Mapping[str, Sequence]) -> None:
 def train(folder: Path, autoencoder: Path) -> None:
     from adit_scale.evaluation.draw import draw_samples
     from adit_scale.jobs.sampling import sample_sizes
+    from adit_scale.models.dit import Denoiser
     from adit_scale.training.run import train as train_run
+    from adit_scale.training.side_scoring import SideScoring
+    from adit_scale.training.weights import load_autoencoder
 
     config = settings.load(folder / "config.yaml")
     sampling = replace(config.sampling, crystals=N, molecules=N, seed=SEED)
 
-    def make_scorer(_, stage, __):
-        def score(module, step):
-            sizes = sample_sizes(config.data, sampling)
-            drawn = draw_samples(module.network, stage.autoencoder, sizes, sampling)
-            write(folder / "drawn.npz", {"crystal": drawn[CRYSTAL], "molecule": drawn[MOLECULE]})
-            return {}
+    class Drawing(SideScoring):
+        """Draws at once, from the weights as they are handed over."""
 
-        return score
+        def open(self, step, device, note):
+            return False
+
+        def hand_over(self, step, weights, network, values, last=False):
+            denoiser = Denoiser(network).eval()
+            denoiser.load_state_dict(weights)
+            sizes = sample_sizes(config.data, sampling)
+            drawn = draw_samples(denoiser, load_autoencoder(autoencoder), sizes, sampling)
+            write(folder / "drawn.npz", {"crystal": drawn[CRYSTAL], "molecule": drawn[MOLECULE]})
+
+    def make_scorer(run_folder, study, _):
+        return Drawing(run_folder, study, [])
 
     assert train_run(folder, config, "diffusion", autoencoder, make_scorer)
 

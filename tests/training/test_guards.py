@@ -1,4 +1,4 @@
-"""What a run does beside stepping: in-training samples on several ranks, and steps that diverge."""
+"""What a run does beside stepping: steps that diverge."""
 
 from __future__ import annotations
 
@@ -8,16 +8,6 @@ from dataclasses import replace
 
 from adit_scale.tracking.journal import events, read_journal, series
 from tests.training import runs
-
-
-def test_samples_are_scored_on_rank_0_while_all_ranks_gather(tmp_path, shards, autoencoder):
-    config = runs.small_study(shards, 8, world_size=2, zero_stage=2)
-    config.diffusion = replace(config.diffusion, samples_every_steps=4, samples_per_domain=3, sample_steps=3)
-    folder = runs.prepare(tmp_path / "run", config, "diffusion")
-    runs.run([folder], 2, autoencoder)
-    steps, rates = series(read_journal(folder), "samples/crystal/structural_validity")
-    assert steps == [4, 8]
-    assert all(0 <= rate <= 1 for rate in rates)
 
 
 def test_a_diverging_run_skips_counts_and_gives_up_with_one_line(tmp_path, shards, autoencoder):

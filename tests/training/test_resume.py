@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from adit_scale.tracking.journal import events, read_journal, series
+from adit_scale.tracking.journal import SIDE_FOLDER, events, read_journal, series
 from adit_scale.training import checkpoint
 from tests.training import runs
+from tests.training.side_programs import DIGESTS, program
 
 STEPS = 24
 
@@ -55,8 +57,11 @@ def test_kill_and_resume_is_bit_for_bit(tmp_path, shards, autoencoder, world_siz
     config = runs.small_study(
         shards, STEPS, world_size=world_size, zero_stage=zero_stage, precision=precision
     )
+    config.diffusion = replace(config.diffusion, samples_every_steps=2)  # scored beside the training
     whole = runs.prepare(tmp_path / "whole", config, "diffusion")
     killed = runs.prepare(tmp_path / "killed", config, "diffusion")
+    for folder in (whole, killed):
+        program(folder / "program.py", DIGESTS)
     runs.run([whole], world_size, autoencoder)
 
     process = start(killed, world_size, autoencoder)
@@ -70,6 +75,10 @@ def test_kill_and_resume_is_bit_for_bit(tmp_path, shards, autoencoder, world_siz
 
     assert weights_bytes(killed) == weights_bytes(whole)
     assert deterministic_fields(killed) == deterministic_fields(whole)
+    scores = deterministic_fields(whole / SIDE_FOLDER)
+    assert [step for _, step, _ in scores] == list(range(2, STEPS + 1, 2))
+    assert len({values["samples/number"] for _, _, values in scores}) == STEPS // 2
+    assert deterministic_fields(killed / SIDE_FOLDER) == scores
 
 
 def test_sigterm_saves_and_the_next_start_goes_on(tmp_path, shards, autoencoder):

@@ -12,11 +12,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 
 import numpy as np
 import smact
 from rdkit import Chem
 
+from adit_scale.atoms import MAX_ATOMIC_NUMBER, AtomSet
+from adit_scale.evaluation.decode import NON_FINITE_TYPES, Invalid
+
+NO_ATOMS = "no atoms"
+NO_ELEMENT = f"atomic number outside 1 to {MAX_ATOMIC_NUMBER}"
 NO_OXIDATION_STATES = "an element has no oxidation states in the list"
 NOT_NEUTRAL = "no neutral choice of oxidation states"
 WRONG_POLARITY = "no neutral choice with anions more electronegative than cations"
@@ -35,6 +41,40 @@ def reduced_composition(numbers: np.ndarray) -> Composition:
     elements, counts = np.unique(numbers, return_counts=True)
     factor = math.gcd(*counts.tolist())
     return tuple(zip(elements.tolist(), (counts // factor).tolist(), strict=True))
+
+
+def compositional_fault(crystal: AtomSet | Invalid, oxidation_states: str = "smact14") -> str | None:
+    """Why SMACT's rules refuse the composition, or None. A sample without a cell still has one."""
+    fault = elements_fault(crystal.numbers)
+    return fault or composition_fault(reduced_composition(crystal.numbers), oxidation_states)
+
+
+def elements_fault(numbers: np.ndarray) -> str | None:
+    """Why ``numbers (n,)`` are no atoms, or None. A sample whose types are not finite holds zeros."""
+    if not len(numbers):
+        return NO_ATOMS
+    if not np.all(numbers):
+        return NON_FINITE_TYPES
+    if numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
+        return NO_ELEMENT
+    return None
+
+
+def composition_protocol(oxidation_states: str) -> str:
+    """One line that names the rule, its list and its package."""
+    return (
+        f"SMACT {version('smact')}: neutral with anions more electronegative than cations, or one element, "
+        f"or metals only; oxidation states {oxidation_states}"
+    )
+
+
+@functools.lru_cache(maxsize=100_000)
+def formula(composition: Composition) -> str:
+    """Reduced formula as pymatgen writes it, such as ``LiFePO4``."""
+    from pymatgen.core import Composition as Formula  # heavy
+    from pymatgen.core import Element
+
+    return Formula({Element.from_Z(number): count for number, count in composition}).reduced_formula
 
 
 @functools.cache

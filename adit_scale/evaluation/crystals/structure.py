@@ -1,51 +1,72 @@
-"""Crystal scores: structural and compositional validity by CDVAE's protocol (Xie et al. 2022).
+"""Structural validity of a crystal by CDVAE's rule (Xie et al. 2022).
 
-Structural: the cell's volume is at least 0.1 Å³ and no two atoms are nearer than 0.5 Å. Images of one atom
-count as well, which CDVAE leaves out: a cell with an edge below 0.5 Å is not valid here. CDVAE also drops
-crystals whose fingerprint cannot be computed; that test is not made. Compositional: ``smact_rules``.
+The cell's volume is at least 0.1 Å³ and no two atoms are nearer than 0.5 Å. Images of one atom count as
+well, which CDVAE leaves out: a cell with an edge below 0.5 Å is not valid here. CDVAE also drops crystals
+whose CrystalNN fingerprint cannot be made; that is a check of its own here (``environments.py``).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-
 import numpy as np
 
 from adit_scale.atoms import AtomSet
-from adit_scale.evaluation.decode import NON_FINITE_CELL, NON_FINITE_COORDINATES, NON_FINITE_TYPES, Invalid
-from adit_scale.evaluation.molecules import DomainScores
-from adit_scale.evaluation.smact_rules import composition_fault, reduced_composition
-from adit_scale.evaluation.statistics import Rate
+from adit_scale.evaluation.crystals.composition import elements_fault
+from adit_scale.evaluation.decode import NON_FINITE_CELL, NON_FINITE_COORDINATES, Invalid
 
 MIN_DISTANCE_ANGSTROM = 0.5
 MIN_VOLUME_ANGSTROM3 = 0.1
 SMALL_VOLUME = f"volume under {MIN_VOLUME_ANGSTROM3} Å³"
+MAX_EDGE_ANGSTROM = 1e9
+LARGE_CELL = f"cell edge over {MAX_EDGE_ANGSTROM:g} Å"  # fractional coordinates are rounding there
+MAX_ELONGATION = 20.0  # longest edge of the reduced cell over the edge of a cube of its volume
+MAX_VOLUME_PER_ATOM_ANGSTROM3 = 1e4
+ELONGATED = "cell too elongated for symmetry and matching"
+EMPTY = "cell too empty for symmetry and matching"
 OVERLAP = f"atoms closer than {MIN_DISTANCE_ANGSTROM} Å"
+STRUCTURAL_PROTOCOL = (
+    f"CDVAE: volume of at least {MIN_VOLUME_ANGSTROM3} Å³, no two atoms, images included, nearer than "
+    f"{MIN_DISTANCE_ANGSTROM} Å"
+)
 
 _MAX_REDUCTION_STEPS = 200
+_FLAT = 1e-12  # volume over the product of the edges, below which the volume is rounding
+_VECTORS_AT_ONCE = 1_000_000
 
 
 def structural_fault(crystal: AtomSet | Invalid) -> str | None:
     """Why the sample is no structure, or None where it is valid."""
     if isinstance(crystal, Invalid):
         return crystal.reason
+    fault = elements_fault(crystal.numbers)
+    if fault is not None:
+        return fault
     if not np.isfinite(crystal.cell).all():
         return NON_FINITE_CELL
     if not np.isfinite(crystal.positions).all():
         return NON_FINITE_COORDINATES
-    if abs(np.linalg.det(crystal.cell)) < MIN_VOLUME_ANGSTROM3:
+    if np.abs(crystal.cell).max() > MAX_EDGE_ANGSTROM:
+        return LARGE_CELL
+    volume = abs(np.linalg.det(crystal.cell))
+    # In a flat cell of long edges the determinant is rounding.
+    if volume < max(MIN_VOLUME_ANGSTROM3, _FLAT * float(np.linalg.norm(crystal.cell, axis=1).prod())):
         return SMALL_VOLUME
     if has_overlap(crystal.positions, crystal.cell, MIN_DISTANCE_ANGSTROM):
         return OVERLAP
     return None
 
 
-def compositional_fault(crystal: AtomSet | Invalid, oxidation_states: str = "smact14") -> str | None:
-    """Why SMACT's rules refuse the composition, or None. A sample without a cell still has one."""
-    if not crystal.numbers.all():
-        return NON_FINITE_TYPES
-    return composition_fault(reduced_composition(crystal.numbers), oxidation_states)
+def shape_fault(crystal: AtomSet) -> str | None:
+    """Why symmetry and matching are not asked of a structurally valid crystal, or None.
+
+    Their algorithms need time and memory that grow with the elongation of the cell and with empty space. In
+    MP20 and MPTS-52 the longest edge of a reduced cell is at most 6.3 edges of a cube of the same volume, and
+    an atom has at most 604 Å³.
+    """
+    volume = abs(np.linalg.det(crystal.cell))
+    if volume > MAX_VOLUME_PER_ATOM_ANGSTROM3 * len(crystal):
+        return EMPTY
+    longest = np.linalg.norm(minkowski_reduced(crystal.cell), axis=1).max()
+    return ELONGATED if longest > MAX_ELONGATION * np.cbrt(volume) else None
 
 
 def has_overlap(positions: np.ndarray, cell: np.ndarray, cutoff: float) -> bool:
@@ -70,8 +91,11 @@ def has_overlap(positions: np.ndarray, cell: np.ndarray, cutoff: float) -> bool:
     own_images = images[images.any(axis=1)] @ cell
     if len(own_images) and np.linalg.norm(own_images, axis=1).min() < cutoff:
         return True
-    vectors = (difference[:, None] + images) @ cell
-    return bool(((vectors**2).sum(axis=-1) < cutoff**2).any())
+    at_once = max(1, _VECTORS_AT_ONCE // len(images))
+    return any(
+        (((difference[i : i + at_once, None] + images) @ cell) ** 2).sum(axis=-1).min() < cutoff**2
+        for i in range(0, len(difference), at_once)
+    )
 
 
 def _plane_spacings(cell: np.ndarray) -> np.ndarray:
@@ -87,6 +111,7 @@ def minkowski_reduced(cell: np.ndarray) -> np.ndarray:
     rounding only.
     """
     near = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).reshape(-1, 2)
+    cell = cell.copy()
     for _ in range(_MAX_REDUCTION_STEPS):
         cell = cell[np.argsort(np.linalg.norm(cell, axis=1), kind="stable")]
         turns = np.round(cell[1] @ cell[0] / (cell[0] @ cell[0]))
@@ -100,21 +125,3 @@ def minkowski_reduced(cell: np.ndarray) -> np.ndarray:
             break
         cell[2] = shortest
     return cell
-
-
-def score_crystals(
-    crystals: Sequence[AtomSet | Invalid], oxidation_states: str = "smact14", confidence: float = 0.95
-) -> DomainScores:
-    """structural_validity, compositional_validity and validity (both), each over all samples given."""
-    structural = [structural_fault(crystal) for crystal in crystals]
-    compositional = [compositional_fault(crystal, oxidation_states) for crystal in crystals]
-    both = [s or c for s, c in zip(structural, compositional, strict=True)]
-    faults = {"structural_validity": structural, "compositional_validity": compositional, "validity": both}
-    return DomainScores(
-        rates={name: Rate(of.count(None), len(of), confidence) for name, of in faults.items()},
-        reasons={
-            name: dict(Counter(fault for fault in of if fault is not None).most_common())
-            for name, of in faults.items()
-        },
-        valid=tuple(i for i, fault in enumerate(both) if fault is None),
-    )

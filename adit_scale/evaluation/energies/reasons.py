@@ -1,0 +1,13 @@
+"""Why a sample has no relaxed energy. Few different texts, so that tables of reasons stay short."""
+
+NON_FINITE_ENERGY = "energy is not finite"
+NON_FINITE_FORCES = "forces are not finite"
+NON_FINITE_STRUCTURE = "the structure did not stay finite"
+COLLAPSED = "cell collapsed"
+EXPLODED = "volume exploded"
+OVERLAP = "atoms overlap after relaxation"
+NO_NEIGHBOURS = "an atom without neighbours"
+NO_STRESS = "the model gives no stress"
+UNKNOWN_TO_MODEL = "an element the model does not know"
+NOT_CONVERGED = "did not converge in {} steps"
+NO_PARAMETERS = "MMFF94 has no parameters"
