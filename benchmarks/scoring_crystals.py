@@ -10,7 +10,7 @@ Baseline, in the same run: pymatgen's and SMACT's plain route one by one in one 
 samples: distances, ``smact_validity``, SpacegroupAnalyzer at two tolerances, ``StructureMatcher.fit`` with
 every reference and every earlier sample of the same reduced formula.
 
-python benchmarks/scoring_crystals.py --data FOLDER [--n 10000] [--known 27000] [--processes 2] [--baseline 100]
+python benchmarks/scoring_crystals.py --data FOLDER [--n 10000] [--known 27000] [--baseline 100]
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def make_references(real: list[AtomSet], n: int, seed: int) -> list[AtomSet]:
 
 def plain_route(samples: list[AtomSet], references: list[AtomSet]) -> None:
     """Every question asked of each sample in turn, by the packages' own functions."""
-    known, earlier = defaultdict(list), defaultdict(list)
+    known: dict[str, list[AtomSet]] = defaultdict(list)
+    earlier: dict[str, list[Structure]] = defaultdict(list)
     for crystal in references:
         known[_formula(crystal)].append(crystal)
     matcher = StructureMatcher()

@@ -1,14 +1,14 @@
 """Claim: scoring samples beside the training adds at most 1% to the time of its steps.
 
-    python benchmarks/side_scoring.py --rung dit_128 --blocks 24
+    python benchmarks/side_scoring.py --rung dit_128 --blocks 42
 
 A diffusion run on the demo corpus whose products use every core, so that the process that draws and scores
 has only what is left of them: the worst case. Every --every steps the run hands a snapshot over, so that
-the process always has work. In every second block of steps it is stopped (SIGSTOP): the baseline is the same
-run's steps meanwhile. Its cost to 1,000 steps is at most: 1,000 times the difference of a step, as if it
-never had nothing to do, plus one hand-over (gather, copy, start of the write). Beside it stands what the same
-samples cost drawn and scored between two steps, taken from the last snapshot, which is scored when the
-training is over. Prints JSON and writes it to benchmarks/results/.
+the process always has work. In every second block of steps (by turns the first or the second of a pair) it is
+stopped (SIGSTOP): the baseline is the same run's steps meanwhile. Its cost to 1,000 steps is at most 1,000
+times the difference of a step, as if it never had nothing to do, plus one hand-over (gather, copy, start of
+the write). Beside it stands what the same samples cost drawn and scored between two steps, taken from the
+last snapshot, which is scored when the training is over. Prints JSON and writes it to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ from adit_scale.models.autoencoder import Autoencoder
 from adit_scale.models.config import AutoencoderConfig, ModelConfig
 from adit_scale.models.ladder import LADDER
 from adit_scale.tracking.journal import SIDE_FOLDER, read_journal
-from adit_scale.training import weights
+from adit_scale.training import snapshots, weights
 from adit_scale.training.config import DiffusionStageConfig, OptimConfig, ParallelConfig, ScoringConfig
 from adit_scale.training.run import choose_device, init_process_group
 from adit_scale.training.stages import DiffusionStage
 
+STOPPED = (1, 2)  # of four blocks
 CADENCE = 1000  # steps between two samples of a run, as in configs/diffusion/demo.yaml
-WARM_UP = 2  # blocks: the process imports its packages
+WARM_UP = 2  # blocks; then the training waits until the process has scored its first snapshot
 
 
 def measure(config: StudyConfig, folder: Path, block: int) -> dict:
@@ -60,6 +61,7 @@ def measure(config: StudyConfig, folder: Path, block: int) -> dict:
     )
     stage = DiffusionStage(config.model.denoiser, config.diffusion, config.seed, loader.datasets, autoencoder)
     blocks: list[float] = []
+    busy_s: list[float] = []  # processor time of the scorer at the start of each block
     hand_overs: list[float] = []
 
     class Alternating(Trainer):
@@ -72,7 +74,11 @@ def measure(config: StudyConfig, folder: Path, block: int) -> dict:
             number, place = divmod(self.state.step, block)
             if place == 0:
                 self.end_block()
-                self.tell(signal.SIGSTOP if number % 2 else signal.SIGCONT)
+                if number == WARM_UP:
+                    self.tell(signal.SIGCONT)
+                    wait_for_first(self)
+                self.tell(signal.SIGSTOP if number % 4 in STOPPED else signal.SIGCONT)
+                busy_s.append(processor_s(self.samples.pid))
                 self.mark.append(time.perf_counter())
             super().train_step(batches)
 
@@ -93,9 +99,9 @@ def measure(config: StudyConfig, folder: Path, block: int) -> dict:
             """Left out, as is saving: at the run's end only."""
             self.end_block()
             self.tell(signal.SIGCONT)
+            busy_s.append(processor_s(self.samples.pid))
 
         def tell(self, number: signal.Signals) -> None:
-            assert self.samples is not None
             if (pid := self.samples.pid) is not None:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
@@ -105,15 +111,32 @@ def measure(config: StudyConfig, folder: Path, block: int) -> dict:
         Alternating(folder, config, stage, loader, torch.device("cpu"), samples).fit()
     scored = [r for r in read_journal(folder / SIDE_FOLDER) if r["kind"] == "metrics"]
     clock = scored[-1]["clock"]
-    # The first block begins with a process that runs: even blocks run, odd ones are stopped.
-    pairs = list(zip(blocks[0::2], blocks[1::2], strict=False))[WARM_UP // 2 :]
+    running = [i for i in range(WARM_UP, len(blocks)) if i % 4 not in STOPPED]
+    stopped = [i for i in range(WARM_UP, len(blocks)) if i % 4 in STOPPED]
     return {
-        "running_s": [a for a, _ in pairs],
-        "stopped_s": [b for _, b in pairs],
+        "running_s": [blocks[i] for i in running],
+        "stopped_s": [blocks[i] for i in stopped],
+        "scorer_processor_s": [busy_s[i + 1] - busy_s[i] for i in running],
         "hand_overs_s": hand_overs,
         "between_s": clock["samples_draw_s"] + clock["samples_score_s"],
         "scored": len(scored),
     }
+
+
+def wait_for_first(trainer) -> None:
+    while snapshots.read_result(trainer.samples.root, trainer.settings.samples_every_steps) is None:
+        time.sleep(0.1)
+        trainer.samples.collect()
+    trainer.hand_samples_over()  # it has work at once
+
+
+def processor_s(pid: int | None) -> float:
+    """Processor time of a process so far; 0 where there is none, or no /proc."""
+    path = Path(f"/proc/{pid}/stat")
+    if not path.is_file():
+        return 0.0
+    ticks = path.read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def interval(running_s: list[float], stopped_s: list[float]) -> tuple[float, float]:
@@ -156,17 +179,19 @@ def settings(args: argparse.Namespace) -> StudyConfig:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rung", default="dit_128", choices=LADDER)
-    parser.add_argument("--blocks", type=int, default=24, help="stopped and running in turns; 2 are warm-up")
+    parser.add_argument("--blocks", type=int, default=42, help="stopped and running in turns; 2 are warm-up")
     parser.add_argument("--block-steps", type=int, default=20)
-    parser.add_argument("--every", type=int, default=20, help="steps between two snapshots")
+    parser.add_argument("--every", type=int, default=7, help="steps between two snapshots")
     parser.add_argument("--samples", type=int, default=64, help="a domain")
     parser.add_argument("--atoms", type=int, default=1024, help="a step")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--shards", type=Path, default=Path(__file__).parents[1] / "shards" / "demo")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result")
     args = parser.parse_args()
-    if args.blocks % 2 or args.blocks <= WARM_UP:
-        parser.error(f"--blocks is {args.blocks}; expected an even number above {WARM_UP}")
+    if args.blocks % 4 != WARM_UP or args.blocks <= WARM_UP:
+        parser.error(f"--blocks is {args.blocks}; expected {WARM_UP} and a multiple of 4")
+    if args.every > args.block_steps * WARM_UP:
+        parser.error(f"--every is {args.every}; expected at most {WARM_UP} blocks")
     config = settings(args)
     torch.set_num_threads(args.threads)
     init_process_group(choose_device(config.parallel))

@@ -28,6 +28,7 @@ from adit_scale.evaluation.samples import DONE, SampleFolder, Samples, samples_d
 
 FORMATS = ("extxyz", "cif", "cifs", "sdf", "shards")
 LOCK = ".finish.lock"
+_REASON = 80  # characters of a reason; some go on to quote the numbers of one structure
 Progress = Callable[[str, int, int], object]
 
 
@@ -48,6 +49,7 @@ def finish(
     Any number of processes may call it at once: one works, the others wait. Raises DataError where a part is
     missing or damaged, OSError where a file cannot be written.
     """
+    assert set(formats) <= {*FORMATS}, formats
     with (folder.path / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         columns = folder.columns()
@@ -198,4 +200,4 @@ def _write_shards(
     written.files.append(f"shards/{MANIFEST_FILE}")
     written.samples = sum(manifest.n_sets(split) for split in manifest.shards)
     with (out / REJECTED_FILE).open() as stream:
-        written.left_out.update(json.loads(line)["reason"] for line in stream)
+        written.left_out.update(json.loads(line)["reason"][:_REASON] for line in stream)

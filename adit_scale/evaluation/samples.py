@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -127,13 +128,18 @@ class SampleFolder:
         self.identity = hashlib.sha256(text.encode()).hexdigest()
 
     @staticmethod
-    def begin(path: Path, record: Mapping[str, Any], about: Mapping[str, Any]) -> SampleFolder:
+    def begin(
+        path: Path, record: Mapping[str, Any], about: Mapping[str, Any], start_over: bool = False
+    ) -> SampleFolder:
         """A new folder, or one that was begun with the same record. Called by every rank.
 
-        about: what is also worth knowing (versions, paths); it decides nothing.
+        about: what is also worth knowing (versions, paths); it decides nothing. start_over: throw samples of
+        another record away, where the caller knows that the folder is theirs alone.
         Raises ConfigError for a folder that holds something else, naming both values of what differs.
         """
         folder = SampleFolder(path, record)
+        if start_over and (path / SETTINGS).is_file() and SampleFolder.open(path).identity != folder.identity:
+            shutil.rmtree(path)
         if not (path / SETTINGS).is_file():
             _refuse_used(path)
             (path / PARTS).mkdir(parents=True, exist_ok=True)

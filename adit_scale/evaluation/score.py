@@ -35,7 +35,8 @@ FORMAT_VERSION = 2
 
 PACKAGES = ("adit-scale", "rdkit", "pymatgen", "smact", "spglib", "posebusters", "numpy", "scipy")
 OPTIONAL_PACKAGES = ("openbabel-wheel", "tblite", "chgnet", "ase")
-_COUNTED = ("_stable_atoms",)  # value columns that rates are made of already
+# Value columns without a mean: those that rates are made of already, and numbers that are names.
+_NO_SUMMARY = ("edm_stable_atoms", "geom_stable_atoms", "spacegroup_")
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def score(
         scores.protocols.update(_under(name, ((c, of.protocol) for c, of in verdicts.checks.items())))
         bins = bins_by_atoms(verdicts, config, (edges or {}).get(verdicts.domain))
         scores.bins.update(_under(name, bins.items()))
-        columns = ((c, Summary.of(v)) for c, v in verdicts.values.items() if not c.endswith(_COUNTED))
+        columns = ((c, Summary.of(v)) for c, v in verdicts.values.items() if not c.startswith(_NO_SUMMARY))
         scores.summaries.update(_under(name, ((c, s) for c, s in columns if s is not None)))
     return scores
 

@@ -209,6 +209,11 @@ class SeedSpread:
             p_value,
         )
 
+    def to_dict(self) -> dict[str, float | list]:
+        """Plain JSON values."""
+        numbers = {name: value for name, value in vars(self).items() if name != "rates"}
+        return numbers | {"rates": [rate.to_dict() for rate in self.rates]}
+
     def statement(self) -> str:
         """One line: the mean, its interval, and how much of the spread is more than counting noise."""
         share = f"{self.mean:.1%} over {len(self.rates)} seeds ({self.lower:.1%} to {self.upper:.1%})"

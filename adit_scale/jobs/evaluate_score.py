@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from adit_scale.evaluation.rates import PER_CHECK, quantile_edges
 from adit_scale.evaluation.reading import fingerprint_of, read_structures, training_chunks
 from adit_scale.evaluation.references import References, load_references
 from adit_scale.evaluation.score import Scores
+from adit_scale.evaluation.statistics import SeedSpread
 from adit_scale.evaluation.tables import (
     comparison_table,
     rates_table,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 OWN = ("out", "train", "against", "split", "limit", "domain")
-TABLE, STAGES = "table.md", ".stages"
+TABLE, SEEDS, STAGES = "table.md", "seeds.json", ".stages"
 
 
 def run_score(words: Words) -> int:
@@ -63,6 +65,8 @@ def run_score(words: Words) -> int:
     show(runs, ceiling_scores)
     if out is not None:
         replace_text(out / TABLE, report(runs, ceiling_scores, ", ".join(words.paths)))
+        if len(runs) > 1:
+            replace_text(out / SEEDS, _spreads(runs, words.paths))
         print(f"{out}: {SCORES}, verdicts, {TABLE}")
     return 0
 
@@ -87,6 +91,15 @@ def _references(word: str, domains: Sequence[int], config: EvaluationConfig, out
         return References()
     keep = None if out is None else out / STAGES
     return load_references(training_chunks(word), domains, config, keep, fingerprint_of(word))
+
+
+def _spreads(runs: Sequence[Scores], paths: Sequence[str]) -> str:
+    """The spread of every rate over the seeds, as JSON."""
+    found = {
+        name: SeedSpread.of([run.rates[name] for run in runs if name in run.rates]) for name in runs[0].rates
+    }
+    spreads = {name: spread.to_dict() for name, spread in found.items() if spread is not None}
+    return json.dumps({"seeds": list(paths), "rates": spreads}, indent=1, allow_nan=False) + "\n"
 
 
 class Counter:

@@ -13,7 +13,8 @@ steps, solver, grid, grid_parameter, guidance, guidance_interval, seed
 atoms      data (drawn from the training data's sizes), or a number for all
 spacegroup none, data or 1 to 230; for models trained with spacegroup labels
 data       shards whose sizes and spacegroups are drawn instead of those the model was trained on
-autoencoder  folder of the run that made the latents, where it has moved
+autoencoder
+           folder of the run that made the latents, where it has moved
 formats    some of extxyz,cif,cifs,sdf,shards (extxyz); may be asked for later
 processes  on this machine (1); torchrun and srun are understood too
 device, precision
@@ -39,10 +40,8 @@ _SHOWN = 3  # reasons named in a line, the most frequent first
 def main(words: Sequence[str], prog: str = "adit sample") -> int:
     """Returns 0 when this process has done its share. Raises AditError, OSError."""
     if not words or {"-h", "--help"} & set(words):
-        print(
-            f"usage: {prog} run=RUN out=FOLDER [KEY=VALUE ...]\n\n{(__doc__ or '').partition('n=10000')[2]}",
-            end="",
-        )
+        usage = (__doc__ or "").partition("\n\n")[2].partition("run        ")
+        print(f"usage: {prog} run=RUN out=FOLDER [KEY=VALUE ...]\n\n{usage[1]}{usage[2]}", end="")
         return 0
     from adit_scale.errors import ConfigError
     from adit_scale.jobs.sample_words import SampleWords

@@ -76,8 +76,10 @@ class Order:
         """All batches; a part of the folder each."""
         return plan_batches(self.sizes, self.sampling, self.spacegroups)
 
-    def folder(self, path: Path) -> SampleFolder:
-        """Begin or take up again the folder of these samples. Raises ConfigError where it holds others."""
+    def folder(self, path: Path, start_over: bool = False) -> SampleFolder:
+        """Begin or take up again the folder of these samples. Raises ConfigError where it holds others, or
+        with ``start_over`` throws those away.
+        """
         settings = asdict(self.sampling)
         counts = {DOMAIN_NAMES[domain]: len(sizes) for domain, sizes in self.sizes.items()}
         for own in ("crystals", "molecules"):
@@ -97,7 +99,7 @@ class Order:
             "denoiser": self.model.denoiser.config.name,
             "adit_scale": __version__,
         }
-        return SampleFolder.begin(path, record, about)
+        return SampleFolder.begin(path, record, about, start_over)
 
     def draw(
         self,

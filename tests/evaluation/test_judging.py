@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,7 +171,8 @@ def test_a_killed_scoring_goes_on_after_its_stage(
 
     samples = {MOLECULE: [methane], CRYSTAL: [rock_salt]}
     whole = judge(samples, EDM)
-    real_crystals, real_molecules, calls = crystals.judge_crystals, molecules.judge_molecules, []
+    real_crystals, real_molecules = crystals.judge_crystals, molecules.judge_molecules
+    calls: list[int] = []
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -179,9 +181,12 @@ def test_a_killed_scoring_goes_on_after_its_stage(
     with pytest.raises(KeyboardInterrupt):
         judge(samples, EDM, keep=tmp_path)
     monkeypatch.setattr(crystals, "judge_crystals", real_crystals)
-    monkeypatch.setattr(
-        molecules, "judge_molecules", lambda *words: calls.append(1) or real_molecules(*words)
-    )
+
+    def counted(*words: Any) -> Verdicts:
+        calls.append(1)
+        return real_molecules(*words)
+
+    monkeypatch.setattr(molecules, "judge_molecules", counted)
     resumed = judge(samples, EDM, keep=tmp_path)
     assert not calls
     assert resumed.scores == whole.scores

@@ -161,6 +161,7 @@ def test_a_folder_of_other_samples_is_refused(folder, change, message):
         SampleFolder.begin(folder.path, {**RECORD, **change}, {})
     assert (folder.path / "sampling.json").read_bytes() == before
     assert SampleFolder.begin(folder.path, RECORD, {"other": "words"}).missing() == []
+    assert SampleFolder.begin(folder.path, {**RECORD, **change}, {}, start_over=True).missing() == [0, 1, 2]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -92,6 +92,9 @@ def test_several_paths_are_seeds(good: Path, bad: Path, tmp_path: Path, capsys) 
     spread = SeedSpread.of(rates)
     assert f"{100 * spread.mean:.1f}%" in printed
     assert f"{100 * spread.sd:.2f} *" in printed  # far more than counting noise
+    told = json.loads((out / "seeds.json").read_text())["rates"]["molecule/edm_molecule_stability"]
+    assert told["mean"] == pytest.approx(0.75)
+    assert [rate["successes"] for rate in told["rates"]] == [20, 10]
 
 
 def test_against_real_data_and_training_set(good: Path, bad: Path, tmp_path: Path, capsys) -> None:
@@ -174,7 +177,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["score", "{good}", "oxidation_states=mp"], "oxidation_states is 'mp'; expected one of smact14"),
     (["score", "{good}", "confidence=95"], "confidence is 95"),
     (["score", "{good}", "crystalnn=maybe"], "crystalnn"),
-    (["score", "{good}", "hull=e.json"], "hull is set but relax is empty"),
+    (["score", "{good}", "hull=e.json"], "hull is set, relax is empty"),
     (["score", "{good}", "domain=metal"], "domain is 'metal'; expected crystal or molecule"),
     (["score", "{good}", "domain=crystal"], "no crystal to score"),
     (["score", "{good}", "out={good}"], "is a file; expected a folder"),

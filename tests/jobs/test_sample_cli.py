@@ -23,7 +23,9 @@ from adit_scale.cli import main as adit
 from adit_scale.data.loader import size_histogram
 from adit_scale.data.manifest import open_manifest
 from adit_scale.diffusion.config import SamplingConfig
+from adit_scale.evaluation import sample_files
 from adit_scale.evaluation.samples import SampleFolder, read_samples
+from adit_scale.jobs import sample_words
 from adit_scale.jobs.node import NodeFolder
 from adit_scale.jobs.sample_model import open_model
 from adit_scale.jobs.sampling import Ranks, make_order
@@ -193,6 +195,10 @@ def test_ranks_of_a_launcher_share_the_work_and_the_last_finishes(run, tmp_path,
     monkeypatch.setenv("RANK", "2")
     assert sample(*words) == 2
     assert "RANK=2, WORLD_SIZE=2" in capsys.readouterr().err
+
+
+def test_the_formats_of_the_words_are_those_that_can_be_written():
+    assert sample_words.FORMATS == sample_files.FORMATS
 
 
 def test_ranks_of_slurm_count_only_inside_a_step():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
@@ -74,7 +75,9 @@ def formula(composition: Composition) -> str:
     from pymatgen.core import Composition as Formula  # heavy
     from pymatgen.core import Element
 
-    return Formula({Element.from_Z(number): count for number, count in composition}).reduced_formula
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of noble gases, which have no electronegativity to be sorted by
+        return Formula({Element.from_Z(number): count for number, count in composition}).reduced_formula
 
 
 @functools.cache

@@ -9,7 +9,6 @@ error for every site. The order parameters that follow are arithmetic on its res
 from __future__ import annotations
 
 import functools
-import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -26,14 +25,12 @@ def environment_fault(crystal: AtomSet) -> str | None:
     """Why CrystalNN's neighbours cannot be found, or None. May take seconds, or not end."""
     structure = to_pymatgen(crystal)
     finder = _crystal_nn()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of oxidation states and of radii it has to guess
-        for site in range(len(structure)):
-            try:
-                finder.get_nn_data(structure, site)
-            # Voronoi cells fail in scipy (RuntimeError), in pymatgen (ValueError) or in what follows.
-            except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError):
-                return NO_NEIGHBOURS
+    for site in range(len(structure)):
+        try:
+            finder.get_nn_data(structure, site)
+        # Voronoi cells fail in scipy (RuntimeError), in pymatgen (ValueError) or in what follows.
+        except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError):
+            return NO_NEIGHBOURS
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -104,7 +105,9 @@ Found = dict[tuple[str, int], Any]
 def _ask(item: tuple[str, Sample]) -> Any:
     question, crystal = item
     assert isinstance(crystal, AtomSet), "an invalid sample is asked nothing"
-    return _QUESTIONS[question](crystal)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen's, of elements without an electronegativity
+        return _QUESTIONS[question](crystal)
 
 
 def _inspect(

@@ -6,6 +6,7 @@ samples have a spacegroup above P1 than at 0.01 Å. Both are given.
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 
 from adit_scale.atoms import AtomSet
@@ -22,6 +23,7 @@ def spacegroups(crystal: AtomSet) -> tuple[int, ...] | str:
     fault = shape_fault(crystal)
     if fault is not None:
         return fault
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its lines on the terminal say no more than the 0 does
     return tuple(find_spacegroup(crystal, symprec) for symprec in TOLERANCES_ANGSTROM)
 
 
