@@ -58,6 +58,7 @@ class DenseSampler:
         x_snd = net.input(torch.cat([x_snd, newest_snd], dim=-1))
         x_snd = x_snd + index_embedding(place, net.config.width, x_snd.dtype)
         for block in net.blocks:
+            assert isinstance(block, DiTBlock)
             x_snd = dense_block(block, x_snd, condition_sd, seen)
         shift, scale = net.final.modulation(condition_sd)[:, None].chunk(2, dim=-1)
         return net.final.head(modulate(x_snd, shift, scale))

@@ -14,6 +14,7 @@ from adit_scale.models.ladder import denoiser_parameters, n_mat
 from adit_scale.scaling.points import epoch_contents
 from adit_scale.scaling.report import ReportResult, write_report
 from adit_scale.scaling.study_data import Point, read_evaluation, read_loss_curve
+from adit_scale.scaling.table import RECONSTRUCTION_ROW, REFERENCE_ROW
 from adit_scale.tracking.journal import FILE_NAME, read_journal, series
 
 CONSTANT_KEY = "validation/constant_predictor_loss"
@@ -27,9 +28,9 @@ def run(node: NodeFolder, config: StudyConfig) -> Result:
     """
     labels = [name.partition("/")[2] for name in node.inputs if name.startswith("diffusion/")]
     points = [_point(node, label) for label in labels]
-    reference = _reference_scores(node)
-    curves, files = draw_epochs(node, labels, reference)
-    result = write_report(points, reference, config.sweep, node.path / "report", len(points), pictures=curves)
+    ceilings = _ceilings(node)
+    curves, files = draw_epochs(node, labels, ceilings.get(REFERENCE_ROW, {}))
+    result = write_report(points, ceilings, config.sweep, node.path / "report", len(points), pictures=curves)
     files += draw_samples(node, points)
     n_done = sum(point.status == "done" and bool(point.rates) for point in points)
     heading = f"{n_done} of {len(points)} points. {result.headline}"
@@ -94,11 +95,15 @@ def _last_values(run_folder: Path) -> dict[str, float]:
     return {key: values[-1] for key in keys if (values := series(records, key)[1])}
 
 
-def _reference_scores(node: NodeFolder) -> dict[str, Rate]:
-    """The real data's scores; points share one reference unless the study varies the data."""
+def _ceilings(node: NodeFolder) -> dict[str, dict[str, Rate]]:
+    """Rates of the reconstructed and of the real held-out data; points share one reference unless the study
+    varies the data."""
     for name, folder in node.finished_inputs().items():
         if name.startswith("reference/"):
-            return read_evaluation(folder)
+            return {
+                RECONSTRUCTION_ROW: read_evaluation(folder, "reconstruction_scores"),
+                REFERENCE_ROW: read_evaluation(folder),
+            }
     return {}
 
 

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from adit_scale.errors import DataError
-from adit_scale.evaluation.statistics import WITHIN_NOISE, Rate
+from adit_scale.evaluation.statistics import WITHIN_NOISE
 from adit_scale.scaling import interactive
 from adit_scale.scaling.config import SweepConfig
 from adit_scale.scaling.exclusions import select_points
@@ -22,6 +22,7 @@ from adit_scale.scaling.study_data import Point, json_safe, save_points
 from adit_scale.scaling.table import (
     REFERENCE_ROW,
     TABLE_RATES,
+    Ceilings,
     by_size,
     loss_text,
     parameters,
@@ -65,7 +66,7 @@ class ReportResult:
 
 def write_report(
     points: Sequence[Point],
-    reference_scores: Mapping[str, Rate],
+    ceilings: Ceilings,
     config: SweepConfig,
     out: Path,
     total_points: int,
@@ -75,6 +76,7 @@ def write_report(
 ) -> ReportResult:
     """Fit, draw and write report.html, three PNG, points.csv, points.json, fit.json, table.txt into ``out``.
 
+    ceilings: rows of rates to set the points against (table.py); the figures show the real data's.
     pictures: by title, further PNG files to show in the page.
     total_points: points the study was to have; the title line says how many of them are there. With fewer
     than three usable sizes everything but the law is written. Raises DataError when there is no point at all.
@@ -84,13 +86,14 @@ def write_report(
             f"study {config.name}: no points to report; expected at least one finished diffusion run"
         )
     out.mkdir(parents=True, exist_ok=True)
+    reference_scores = ceilings.get(REFERENCE_ROW, {})
     fit, no_fit = _try_fit(points, config, seed_noise)
     done = [p for p in points if p.status == "done"]
     metrics = metric_names(points, reference_scores)
     # Uniqueness falls with the number of valid samples, which itself changes with size.
     trends = rate_trends(done, [m for m in metrics if not m.endswith("uniqueness")])
     headline = _headline(fit, no_fit, trends, done)
-    table_text = render_table(points, reference_scores)
+    table_text = render_table(points, ceilings)
     result = ReportResult(
         html=out / "report.html",
         pngs=write_pngs(points, fit, trends, reference_scores, metrics, out),
@@ -103,14 +106,14 @@ def write_report(
         headline=headline,
         table_text=table_text,
     )
-    write_csv(points, reference_scores, result.csv)
+    write_csv(points, ceilings, result.csv)
     save_points(points, result.points_json)
     result.table.write_text(f"{headline}\n\n{table_text}")
     record = {"points_done": len(done), "points_total": total_points, "headline": headline, "no_fit": no_fit}
     record |= fit.to_json() if fit else {}
     record["trends"] = {name: vars(t) | {"verdict": t.verdict} for name, t in trends.items()}
     result.fit_json.write_text(json.dumps(json_safe(record), indent=1, allow_nan=False) + "\n")
-    page = _html(points, reference_scores, config, result, metrics, total_points, no_fit, pictures or {})
+    page = _html(points, ceilings, config, result, metrics, total_points, no_fit, pictures or {})
     result.html.write_text(page)
     return result
 
@@ -168,7 +171,7 @@ def _pooled(points: Sequence[Point], name: str, n_parameters: int) -> float:
 
 def _html(
     points: Sequence[Point],
-    reference_scores: Mapping[str, Rate],
+    ceilings: Ceilings,
     config: SweepConfig,
     result: ReportResult,
     metrics: Sequence[str],
@@ -181,7 +184,9 @@ def _html(
     figures = {
         "Loss against compute": interactive.loss_vs_compute(points),
         "Final loss against size": interactive.loss_vs_size(points, result.fit),
-        "Validity against size": interactive.validity(done, result.trends, reference_scores, metrics),
+        "Validity against size": interactive.validity(
+            done, result.trends, ceilings.get(REFERENCE_ROW, {}), metrics
+        ),
     }
     plots = ""
     for i, (title, figure) in enumerate(figures.items()):
@@ -206,7 +211,7 @@ def _html(
             f'<p class="headline">{escape(result.headline)}</p>{hypothesis}',
             plots,
             "<h2>Points</h2>",
-            _points_table(points, reference_scores, metrics),
+            _points_table(points, ceilings, metrics),
             "<h2>Scaling law</h2>",
             _fit_section(result.fit, no_fit),
             "<h2>Rates and size</h2>",
@@ -222,9 +227,7 @@ def _html(
     )
 
 
-def _points_table(
-    points: Sequence[Point], reference_scores: Mapping[str, Rate], metrics: Sequence[str]
-) -> str:
+def _points_table(points: Sequence[Point], ceilings: Ceilings, metrics: Sequence[str]) -> str:
     header = ["point", "parameters", "in matrices", "atoms", "sets", "epochs", "C (FLOPs)", "C_total (FLOPs)",
               "final loss", *(m.replace("_", " ") for m in metrics), "status"]  # fmt: skip
     rows = []
@@ -235,8 +238,8 @@ def _points_table(
                  f"{p.sets_seen:.3g}", f"{p.epochs:.3g}", f"{p.flops:.3g}", f"{p.flops_total:.3g}",
                  loss_text(p.final_loss), *rates, p.status]  # fmt: skip
         rows.append(_row(cells, "" if p.status == "done" else "bad"))
-    reference = [REFERENCE_ROW, *[""] * 8, *(rate_text(reference_scores.get(m)) for m in metrics), ""]
-    rows.append(_row(reference, "reference"))
+    for row, of in ceilings.items():
+        rows.append(_row([row, *[""] * 8, *(rate_text(of.get(m)) for m in metrics), ""], "reference"))
     head = "".join(f"<th>{escape(h)}</th>" for h in header)
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 

@@ -146,16 +146,17 @@ def read_loss_curve(run_folder: Path) -> LossCurve:
     return curve
 
 
-def read_evaluation(node_folder: Path) -> dict[str, Rate]:
+def read_evaluation(node_folder: Path, scores: str = "scores") -> dict[str, Rate]:
     """The scores in the ``DONE.json`` of an evaluation node (samples) or a reference node (real data).
 
-    Raises DataError when the file is missing or holds no such rates.
+    scores: ``reconstruction_scores`` for those of a reference node's reconstructions. Raises DataError when
+    the file is missing or holds no such rates.
     """
     path = node_folder / "DONE.json"
     record = _load_json(path)
-    if not isinstance(record, dict) or "scores" not in record:
-        raise DataError(f'{path}: no "scores"; expected the DONE.json of an evaluation or reference node')
-    return parse_rates(record["scores"], where=str(path))
+    if not isinstance(record, dict) or scores not in record:
+        raise DataError(f'{path}: no "{scores}"; expected the DONE.json of an evaluation or reference node')
+    return parse_rates(record[scores], where=str(path))
 
 
 def parse_rates(record: Mapping[str, Any], where: str) -> dict[str, Rate]:

@@ -20,8 +20,11 @@ TABLE_RATES = {
     "atom stability": ATOM_STABILITY,
     "crystal validity": CRYSTAL_VALIDITY,
 }
-REFERENCE_ROW = "real data"
+# What samples cannot be expected to beat: the data's own scores, and those after the autoencoder.
+REFERENCE_ROW, RECONSTRUCTION_ROW = "real data", "real data, reconstructed"
 CONSTANT_ROW = "constant"
+
+Ceilings = Mapping[str, Mapping[str, Rate]]  # the rates of each such row
 
 
 def by_size(points: Sequence[Point]) -> list[Point]:
@@ -54,13 +57,12 @@ def trend_text(trend: Trend) -> str:
     )
 
 
-def render_table(points: Sequence[Point], reference_scores: Mapping[str, Rate] | None = None) -> str:
+def render_table(points: Sequence[Point], ceilings: Ceilings) -> str:
     """A Markdown table, aligned for a terminal; below the points the bounds between which they lie.
 
-    ``constant`` is the loss of the best constant prediction, ``real data`` the data's own score. Below the
-    table, for each rate in it, whether it rises with size or stays within noise.
+    ``constant`` is the loss of the best constant prediction. Below the table, for each rate in it, whether it
+    rises with size or stays within noise.
     """
-    reference_scores = reference_scores or {}
     header = ["size", "parameters", "final loss", *TABLE_RATES, "status"]
     rows = [
         [
@@ -74,8 +76,8 @@ def render_table(points: Sequence[Point], reference_scores: Mapping[str, Rate] |
     ]
     constant = {loss_text(p.constant_loss) for p in points if math.isfinite(p.constant_loss)}
     rows += [[CONSTANT_ROW, "", loss, *("" for _ in TABLE_RATES), ""] for loss in sorted(constant)]
-    ceiling = [rate_text(reference_scores.get(name)) for name in TABLE_RATES.values()]
-    rows.append([REFERENCE_ROW, "", "", *ceiling, ""])
+    for row, rates in ceilings.items():
+        rows.append([row, "", "", *(rate_text(rates.get(name)) for name in TABLE_RATES.values()), ""])
     lines = _markdown(header, rows)
     trends = rate_trends(_done(points), tuple(TABLE_RATES.values()))
     if trends:
@@ -90,9 +92,9 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
-def write_csv(points: Sequence[Point], reference_scores: Mapping[str, Rate], path: Path) -> None:
-    """One row a point and one for the real data; each rate as value, low, high and trials, in fractions."""
-    metrics = metric_names(points, reference_scores)
+def write_csv(points: Sequence[Point], ceilings: Ceilings, path: Path) -> None:
+    """One row a point and one a ceiling; each rate as value, low, high and trials, in fractions."""
+    metrics = metric_names(points, ceilings.get(REFERENCE_ROW, {}))
     rate_columns = [f"{m}{suffix}" for m in metrics for suffix in ("", "/low", "/high", "/trials")]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -101,7 +103,8 @@ def write_csv(points: Sequence[Point], reference_scores: Mapping[str, Rate], pat
             cells = [getattr(point, column) for column in CSV_COLUMNS]
             writer.writerow(cells + _rate_cells(point.rates, metrics))
         empty = [""] * (len(CSV_COLUMNS) - 1)
-        writer.writerow([REFERENCE_ROW, *empty, *_rate_cells(reference_scores, metrics)])
+        for row, rates in ceilings.items():
+            writer.writerow([row, *empty, *_rate_cells(rates, metrics)])
 
 
 def _rate_cells(rates: Mapping[str, Rate], metrics: Sequence[str]) -> list:

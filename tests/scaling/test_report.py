@@ -16,9 +16,11 @@ from adit_scale.evaluation.statistics import Rate
 from adit_scale.scaling.config import SweepConfig
 from adit_scale.scaling.report import write_report
 from adit_scale.scaling.study_data import load_points
-from adit_scale.scaling.table import render_table
+from adit_scale.scaling.table import RECONSTRUCTION_ROW, REFERENCE_ROW, render_table
 from tests.scaling.simulated import REFERENCE, simulated_points
 
+RECONSTRUCTED = {"crystal/validity": Rate(870, 1000)}
+CEILINGS = {RECONSTRUCTION_ROW: RECONSTRUCTED, REFERENCE_ROW: REFERENCE}
 CONFIG = SweepConfig(name="demo <1>", hypothesis="bigger & better", bootstrap=200)
 
 
@@ -36,7 +38,7 @@ def study(tmp_path_factory):
             rates={},
         )
     )
-    return points, write_report(points, REFERENCE, CONFIG, tmp_path_factory.mktemp("study") / "report", 13)
+    return points, write_report(points, CEILINGS, CONFIG, tmp_path_factory.mktemp("study") / "report", 13)
 
 
 def test_all_files_are_written(study):
@@ -101,7 +103,7 @@ def test_json_and_csv_hold_the_numbers(study):
     assert load_points(result.points_json)[0] == points[0]
     with result.csv.open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 12
+    assert len(rows) == 13
     assert rows[-1]["label"] == "real data"
     assert float(rows[-1]["crystal/validity"]) == 0.884
     first = next(r for r in rows if r["label"] == "dit_32-seed0")
@@ -111,12 +113,14 @@ def test_json_and_csv_hold_the_numbers(study):
 
 def test_table_is_aligned_markdown_and_ends_with_the_real_data():
     points = simulated_points()
-    lines = render_table(points, REFERENCE).splitlines()
+    lines = render_table(points, CEILINGS).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len({len(line) for line in table}) == 1
-    assert len(table) == 2 + len(points) + 2
+    assert len(table) == 2 + len(points) + 3
     assert table[0].split("|")[1].strip() == "size"
-    assert [cell.strip() for cell in table[-2].split("|")[1:4]] == ["constant", "", "27.5"]
+    assert [cell.strip() for cell in table[-3].split("|")[1:4]] == ["constant", "", "27.5"]
+    assert table[-2].startswith("| real data, reconstructed")
+    assert "87.0% [84.8, 88.9]" in table[-2]
     assert table[-1].startswith("| real data")
     assert "88.4% [86.3, 90.2]" in table[-1]
     assert lines[-2].startswith("molecule/edm_validity: within noise")
