@@ -140,14 +140,10 @@ def processor_s(pid: int | None) -> float:
 
 
 def interval(running_s: list[float], stopped_s: list[float]) -> tuple[float, float]:
-    """95% of the ratio of sums over resampled pairs of blocks."""
-    rng, n = random.Random(0), len(running_s)
-    ratios = []
-    for _ in range(2000):
-        chosen = [rng.randrange(n) for _ in range(n)]
-        ratios.append(sum(running_s[i] for i in chosen) / sum(stopped_s[i] for i in chosen))
-    ratios.sort()
-    return ratios[50], ratios[-51]
+    """95% of the median ratio over resampled pairs of neighbouring blocks."""
+    rng, each = random.Random(0), [a / b for a, b in zip(running_s, stopped_s, strict=True)]
+    medians = sorted(statistics.median(rng.choices(each, k=len(each))) for _ in range(2000))
+    return medians[50], medians[-51]
 
 
 def settings(args: argparse.Namespace) -> StudyConfig:
@@ -197,14 +193,19 @@ def main() -> None:
     init_process_group(choose_device(config.parallel))
     with tempfile.TemporaryDirectory() as folder:
         found = measure(config, Path(folder), args.block_steps)
-    running_s, stopped_s = (statistics.fmean(found[key]) for key in ("running_s", "stopped_s"))
+    running, stopped = found["running_s"], found["stopped_s"]
+    stopped_s = statistics.median(stopped)
+    # Neighbouring blocks are compared, so that a machine that slows down meanwhile moves neither.
+    running_s = stopped_s * statistics.median(a / b for a, b in zip(running, stopped, strict=True))
+    taken = sum(found["scorer_processor_s"]) / (args.block_steps * sum(running) * (os.cpu_count() or 1))
     hand_over_s = statistics.median(found["hand_overs_s"])
     thousand_s = CADENCE * stopped_s
     beside_s = CADENCE * max(0.0, running_s - stopped_s) + hand_over_s
     of_run = (f"{CADENCE:,} steps of {args.rung}, {args.threads} threads", thousand_s, "s")
     rows = [
         row("training step while samples are scored beside it", running_s, "while the scorer is stopped",
-            stopped_s, "s", ratio_range=interval(found["running_s"], found["stopped_s"]), bound=1.01),
+            stopped_s, "s", ratio_range=interval(running, stopped), bound=1.01,
+            ratio_of_means=sum(running) / sum(stopped), share_of_processor_time=taken),
         row(f"cost of scoring beside {CADENCE:,} steps", beside_s, *of_run, hand_over_s=hand_over_s,
             bound=0.01),
         row(f"cost of scoring between {CADENCE:,} steps", found["between_s"], *of_run),

@@ -5,6 +5,7 @@
     adit evaluate figures FOLDER... [out=FOLDER] [against=FOLDER] [title=TEXT]
     adit evaluate gallery PATH scores=FOLDER out=FOLDER [count=24] [title=TEXT]
     adit evaluate hull-entries PATH relax=chgnet out=FILE.json [limit=N]
+    adit evaluate hull-entries FILE.csv... formation_energies=COLUMN relax=chgnet out=FILE.json
     adit evaluate dft-inputs PATH out=FOLDER [scores=FOLDER] [choose=valid] [ids=ID,ID] [limit=N]
     adit evaluate dft-results FOLDER [out=FOLDER] [hull=FILE.json] [train=PLACE] [corrections=mp2020|none]
 
@@ -24,7 +25,9 @@ score      Several PATHs are seeds of one model: their spread is told. Writes sc
 compare    differences of every rate from the first folder's, with intervals and verdicts
 figures    of scored folders, one series each; against: scored real data, in grey
 gallery    the first samples as PNG and as one HTML file to turn them in
-hull-entries   reference entries for hull=, of a model's own energies of real crystals
+hull-entries   reference entries for hull=, of a model's own energies of real crystals; or of a column of
+               published ones (eV/atom), the elements' energies fitted to the model on fit=1500 crystals
+               and compared on check=60 others
 dft-inputs     VASP inputs by MPRelaxSet; choose=all|valid|best|stable|metastable
 dft-results    finished calculations, as verdicts and rates
 """

@@ -108,16 +108,21 @@ def dft_results(words: Sequence[str], prog: str) -> int:
 
 
 def hull_entries(words: Sequence[str], prog: str) -> int:
-    """Reference entries of a model's own energies, from real crystals."""
+    """Reference entries of a model's own energies, from real crystals, or of published formation energies."""
     from adit_scale.evaluation.energies.potentials import Potential
     from adit_scale.evaluation.energies.references import reference_entries_from_structures
 
-    said = Words.parse(words, prog, ("out", "limit", "split"))
+    said = Words.parse(words, prog, ("out", "limit", "split", "formation_energies", "fit", "check"))
     out = Path(said.required("out", "FILE.json"))
     if not said.config.relax:
         raise ConfigError("relax is missing; expected relax=chgnet, or another energy model")
     if out.suffix != ".json":
         raise ConfigError(f"out={out}: expected a file that ends in .json")
+    if said.said.get("formation_energies"):
+        return _published_entries(said, out)
+    for word in ("fit", "check"):
+        if word in said.said:
+            raise ConfigError(f"{word} is of published energies; expected formation_energies=COLUMN with it")
     samples = _crystals(_one(said), said.said.get("split", "train"), said.number("limit"))
     crystals = [sample for sample in samples if isinstance(sample, AtomSet)]
     potential = Potential(said.config.relax, said.config.energies.device)
@@ -135,6 +140,24 @@ def hull_entries(words: Sequence[str], prog: str) -> int:
         print(f"{n:,} left out: {reason}")
     if report.uncovered:
         print(f"no elemental entry of {', '.join(report.uncovered)}: crystals with these have no hull")
+    return 0
+
+
+def _published_entries(said: Words, out: Path) -> int:
+    from adit_scale.evaluation.energies import fitted
+    from adit_scale.evaluation.energies.potentials import Potential
+    from adit_scale.evaluation.energies.published import read_published
+
+    potential = Potential(said.config.relax, said.config.energies.device)
+    n_fit, n_check = said.number("fit", fitted.DEFAULT_FIT), said.number("check", fitted.DEFAULT_CHECK)
+    published = read_published(said.paths, said.said["formation_energies"], said.number("limit"))
+    n_asked = min(n_fit + n_check, len(published.crystals))
+    with ProgressBar("crystals") as bar:
+        told, processes = Counter(bar, "energies", n_asked), said.config.worker_processes()
+        report = fitted.fitted_entries(
+            published, potential, out, said.config.energies, n_fit, n_check, processes, told
+        )
+    print("\n".join(report.lines()))
     return 0
 
 

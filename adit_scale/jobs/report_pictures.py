@@ -10,10 +10,12 @@ from adit_scale.evaluation.pictures.figures import read_verdicts, verdicts_path,
 from adit_scale.evaluation.statistics import Rate
 from adit_scale.evaluation.verdicts import Verdicts
 from adit_scale.jobs.node import CONFIG, NodeFolder
+from adit_scale.jobs.reference import RECONSTRUCTED
 from adit_scale.models.ladder import denoiser_parameters
 from adit_scale.scaling.epochs import read_training_curve, write_epochs
 from adit_scale.scaling.points import epoch_contents
 from adit_scale.scaling.study_data import Point
+from adit_scale.scaling.table import RECONSTRUCTION_ROW
 
 FIGURES = "figures"
 
@@ -36,7 +38,8 @@ def draw_epochs(
 
 
 def draw_samples(node: NodeFolder, points: Sequence[Point]) -> list[Path]:
-    """report/figures: samples of the smallest and the largest scored size against the real data.
+    """report/figures: samples of the smallest and the largest scored size against the real data, and what the
+    autoencoder makes of these: symmetry that it loses cannot be the denoiser's fault.
 
     Nodes of earlier versions left no verdicts and are passed over.
     """
@@ -53,6 +56,8 @@ def draw_samples(node: NodeFolder, points: Sequence[Point]) -> list[Path]:
         (f for name, f in finished.items() if name.startswith("reference/") and _has_verdicts(f)), None
     )
     reference = read_verdicts(real) if real is not None else None
+    if real is not None and _has_verdicts(real / RECONSTRUCTED):
+        ends = {RECONSTRUCTION_ROW: read_verdicts(real / RECONSTRUCTED), **ends}
     return write_figures(ends, reference, node.path / "report" / FIGURES)
 
 

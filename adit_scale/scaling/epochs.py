@@ -22,7 +22,7 @@ from adit_scale.evaluation.statistics import Rate
 from adit_scale.scaling.plots import GREY, LOSS_LABEL, STYLE, log_ticks
 from adit_scale.scaling.study_data import VALIDATION_LOSS_KEY
 from adit_scale.scaling.table import parameters
-from adit_scale.tracking.journal import FILE_NAME, read_journal, series
+from adit_scale.tracking.journal import FILE_NAME, read_run, series
 
 SAMPLES_PREFIX = (
     "samples/"  # in-training rates in a run's journal: samples/crystal/validity, …_lower, …_upper
@@ -55,12 +55,11 @@ class TrainingCurve:
 def read_training_curve(
     run_folder: Path, label: str, n_parameters: int, sets_an_epoch: float
 ) -> TrainingCurve:
-    """From a run's journal; empty where it has none yet. A step logged twice counts with its last values."""
-    path = run_folder / FILE_NAME
+    """From a run's journals; empty where it has none yet. A step logged twice counts with its last values."""
     curve = TrainingCurve(label, n_parameters)
-    if not path.is_file() or sets_an_epoch <= 0:
+    if not (run_folder / FILE_NAME).is_file() or sets_an_epoch <= 0:
         return curve
-    records = read_journal(path)
+    records = read_run(run_folder)
     by_step = _by_step(records, SETS_KEY)
     if not by_step:
         return curve

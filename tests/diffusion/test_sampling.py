@@ -101,7 +101,9 @@ def test_a_perfect_denoiser_reaches_its_target():
     conditioned_on: list[Tensor | None] = []
 
     class Perfect(Denoiser):
-        def forward(self, x_td, self_conditioning_td, t_s, domain_s, spacegroup_s, layout, row_of_atom_t=None):
+        def forward(
+            self, x_td, self_conditioning_td, t_s, domain_s, spacegroup_s, layout, row_of_atom_t=None
+        ):
             seen.append((float(t_s[0]), x_td))
             conditioned_on.append(self_conditioning_td)
             return target_td
@@ -134,7 +136,9 @@ def test_guidance_acts_within_its_interval_alone(denoiser: Denoiser):
     labels: list[int] = []
 
     class Watched(Denoiser):
-        def forward(self, x_td, self_conditioning_td, t_s, domain_s, spacegroup_s, layout, row_of_atom_t=None):
+        def forward(
+            self, x_td, self_conditioning_td, t_s, domain_s, spacegroup_s, layout, row_of_atom_t=None
+        ):
             labels.append(int(domain_s[0]))
             return super().forward(x_td, self_conditioning_td, t_s, domain_s, spacegroup_s, layout)
 

@@ -71,6 +71,20 @@ def test_values_that_were_not_asked_stay_out_of_a_histogram(figures):
     assert 37 <= sum(int(row["count"]) for row in hull) <= 39  # a value at either end may be cut off
 
 
+@pytest.mark.parametrize(("spread", "n_bins"), [(0.05, 8), (1.0, 21), (30.0, 9)])
+def test_no_bin_lies_on_both_sides_of_a_threshold(tmp_path, spread, n_bins):
+    """Energies above hull: what is left of "stable" and of "metastable" can be read off as whole bins."""
+    above = np.linspace(-spread, spread, 64)
+    verdicts = Verdicts(CRYSTAL, [f"c{i}" for i in range(64)], np.full(64, 2))
+    verdicts.add_value("e_above_hull_ev_per_atom", above)
+    write_figures({"model": {CRYSTAL: verdicts}}, None, tmp_path)
+    with (tmp_path / "energies.csv").open() as stream:
+        bins = [[float(edge) for edge in row["bin"].split(" to ")] for row in csv.DictReader(stream)]
+    for threshold in (0.0, 0.1) if spread < 30 else (0.0,):
+        assert not any(low + 1e-9 < threshold < high - 1e-9 for low, high in bins)
+    assert len(bins) == n_bins
+
+
 def test_validity_is_binned_by_the_same_sizes_for_every_series(tmp_path):
     def of(n_atoms: list[int], passed: list[int]) -> Verdicts:
         found = Verdicts(MOLECULE, [str(i) for i in range(len(n_atoms))], np.array(n_atoms))

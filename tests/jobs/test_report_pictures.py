@@ -19,7 +19,7 @@ SIZES = {"dit_32": 1, "dit_64": 2, "dit_96": 3}
 
 
 def judged(folder: Path, n: int) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / DONE).write_text(json.dumps({}))
     verdicts = Verdicts(CRYSTAL, [str(i) for i in range(n)], np.full(n, 4))
     verdicts.add_check("valid", Check.from_faults([None] * n))
@@ -32,6 +32,7 @@ def judged(folder: Path, n: int) -> Path:
 def node(tmp_path) -> NodeFolder:
     inputs = {f"evaluation/{label}": judged(tmp_path / label, 5) for label in SIZES}
     inputs["reference/data"] = judged(tmp_path / "real", 9)
+    judged(tmp_path / "real" / "reconstructed", 7)
     return NodeFolder(tmp_path, "report", "x", "", "study", inputs)
 
 
@@ -43,7 +44,7 @@ def test_the_ends_of_the_ladder_stand_against_the_data(node):
     assert node.path / "report" / "figures" / "figures.html" in files
     with (node.path / "report" / "figures" / "n_elements.csv").open() as stream:
         trials = {row["series"]: row["trials"] for row in csv.DictReader(stream)}
-    assert trials == {"dit_32": "5", "dit_96": "5", "real data": "9"}
+    assert trials == {"real data, reconstructed": "7", "dit_32": "5", "dit_96": "5", "real data": "9"}
 
 
 def test_nodes_without_verdicts_are_passed_over(node):

@@ -9,24 +9,26 @@ import pytest
 
 from adit_scale.evaluation.statistics import Rate
 from adit_scale.scaling.epochs import TrainingCurve, plot_epochs, read_training_curve, write_epochs
-from adit_scale.tracking.journal import Journal
+from adit_scale.tracking.journal import SIDE_FOLDER, Journal
 
 VALIDITY = "crystal/validity"
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Two epochs of 100 sets in 40 steps; sets are logged every 10, losses every 20, rates once."""
+    """Two epochs of 100 sets in 40 steps; sets are logged every 10, losses every 20, rates once, apart."""
     with Journal(tmp_path) as journal:
         for step in (10, 20, 30, 40):
             journal.log_metrics(step, {"train/sets_seen": 5 * step})
             if step % 20 == 0:
                 journal.log_metrics(step, {"validation/loss": 100.0 / step})
-        rates = {
-            f"samples/{VALIDITY}": 0.5,
-            f"samples/{VALIDITY}_lower": 0.4,
-            f"samples/{VALIDITY}_upper": 0.6,
-        }
+    rates = {
+        f"samples/{VALIDITY}": 0.5,
+        f"samples/{VALIDITY}_lower": 0.4,
+        f"samples/{VALIDITY}_upper": 0.6,
+    }
+    (tmp_path / SIDE_FOLDER).mkdir()
+    with Journal(tmp_path / SIDE_FOLDER) as journal:
         journal.log_metrics(25, rates)
     return tmp_path
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from adit_scale.atoms import AtomSet
@@ -58,6 +58,25 @@ def cut(stream: BinaryIO, source: Source, config: DataConfig) -> Iterator[Record
             raise UnusableFile("no rows below the header")
     except csv.Error as error:
         raise UnusableFile(f"line {table.line_num} is not CSV ({error})") from error
+
+
+def columns(source: Source, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Of each row, as ``records`` counts them, the text of these columns; "" where the row has another length
+    than the header. Raises UnusableFile where a column is missing."""
+    csv.field_size_limit(MAX_RECORD_BYTES)
+    with open_binary(source.path) as stream:
+        table = csv.reader(_decoded(stream), strict=True)
+        try:
+            header = next(table, [])
+            for name in names:
+                if name not in header:
+                    found = ", ".join(header)[:200] or "nothing"
+                    raise UnusableFile(f"no column {name!r}; found {found}")
+            places = [header.index(name) for name in names]
+            for row in (row for row in table if row):
+                yield tuple(row[i] if len(row) == len(header) else "" for i in places)
+        except csv.Error as error:
+            raise UnusableFile(f"line {table.line_num} is not CSV ({error})") from error
 
 
 def parse(record: Record, dataset: str, config: DataConfig) -> list[AtomSet | Rejected]:

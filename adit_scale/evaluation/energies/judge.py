@@ -41,7 +41,6 @@ def judge_energies(
     ``stable`` and ``metastable``, ``sun`` and ``msun`` (novel among them only with ``known``, the training
     set). Of molecules: for each of ``relax_molecules`` a check ``<method>_relaxed``, RMSD and energy drop.
     relax: in place of ``relax_crystals``, such as one that keeps its results.
-    relax: in place of ``relax_crystals``, such as one that keeps its results.
     Raises ConfigError or DataError for a model or hull that cannot be used, before anything is relaxed.
     """
     assert len(samples) == len(verdicts)
@@ -85,7 +84,9 @@ def judge_crystal_energies(
     relaxed = [r.relaxed for r in found] + [None] * (len(samples) - len(found))
     if hull is not None:
         places = [_place(hull, sample, r) for sample, r in zip(asked, found, strict=True)]
-        note = f"{protocol}; {hull.describe()}; {kinds_note(potential.scale, hull.energies)}"
+        # Of a hull that was made with this model the description says all.
+        kinds = "" if hull.model else f"; {kinds_note(potential.scale, hull.energies)}"
+        note = f"{protocol}; {hull.describe()}{kinds}"
         add_stability(verdicts, places, config, note)
         add_discovery(verdicts, relaxed, known, config)
     return relaxed

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,21 +98,30 @@ def _write(
 ) -> None:
     from ase.symbols import Symbols
 
-    tree = {
+    about = {
         "energies": potential.scale or f"of {potential.describe()}",
         "model": potential.describe(),
         "relaxation": {"optimizer": config.optimizer, "fmax_ev_per_angstrom": config.fmax_ev_per_angstrom},
         "left_out": dict(failed),
-        "entries": [
-            {
-                "composition": Symbols(crystal.numbers).get_chemical_formula(),
-                "energy_ev_per_atom": r.relaxed_energy,
-                "id": f"{crystal.dataset}/{crystal.id}" if crystal.id else "",
-            }
-            for crystal, r in done
-        ],
     }
+    entries = [
+        (
+            f"{crystal.dataset}/{crystal.id}" if crystal.id else "",
+            Symbols(crystal.numbers).get_chemical_formula(),
+            r.relaxed_energy,
+        )
+        for crystal, r in done
+    ]
+    write_entries(out, about, entries)
+
+
+def write_entries(out: Path, about: Mapping[str, Any], entries: Sequence[tuple[str, str, float]]) -> None:
+    """A file that ``entries.py`` reads, whole or not at all. about: what it says of itself. entries: id,
+    formula, eV/atom."""
+    rows = [
+        {"composition": formula, "energy_ev_per_atom": energy, "id": id} for id, formula, energy in entries
+    ]
     part = out.with_name(f".{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    part.write_text(json.dumps({**about, "entries": rows}, indent=1) + "\n", encoding="utf-8")
     part.replace(out)

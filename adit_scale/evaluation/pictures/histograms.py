@@ -153,4 +153,17 @@ def _edges(found: Sequence[np.ndarray], value: Value) -> np.ndarray:
     margin = 0.02 * (high - low)
     low = min([low, *(place - margin for place, _ in value.marks)])
     high = max([high, *(place + margin for place, _ in value.marks)])
+    if value.marks:
+        return _through_marks(low, high, bins, [place for place, _ in value.marks])
     return np.linspace(low, high, bins + 1)
+
+
+def _through_marks(low: float, high: float, bins: int, marks: Sequence[float]) -> np.ndarray:
+    """Edges of about ``bins`` bins that stand on the first mark, and on the last where they are not too many:
+    no bin has samples on both sides of a mark."""
+    width, apart = (high - low) / bins, marks[-1] - marks[0]
+    through = apart / max(1, round(apart / width))
+    if apart > 0 and (high - low) / through <= MOST_BINS:
+        width = through
+    first, last = np.floor((low - marks[0]) / width), np.ceil((high - marks[0]) / width)
+    return marks[0] + width * np.arange(first, last + 1)
