@@ -39,6 +39,7 @@ from adit_scale.tracking.journal import SIDE_FOLDER, read_journal
 from adit_scale.training import snapshots, weights
 from adit_scale.training.config import DiffusionStageConfig, OptimConfig, ParallelConfig, ScoringConfig
 from adit_scale.training.run import choose_device, init_process_group
+from adit_scale.training.side_scoring import SideScoring
 from adit_scale.training.stages import DiffusionStage
 
 STOPPED = (1, 2)  # of four blocks
@@ -78,9 +79,14 @@ def measure(config: StudyConfig, folder: Path, block: int) -> dict:
                     self.tell(signal.SIGCONT)
                     wait_for_first(self)
                 self.tell(signal.SIGSTOP if number % 4 in STOPPED else signal.SIGCONT)
-                busy_s.append(processor_s(self.samples.pid))
+                busy_s.append(processor_s(self.scorer.pid))
                 self.mark.append(time.perf_counter())
             super().train_step(batches)
+
+        @property
+        def scorer(self) -> SideScoring:
+            assert self.samples is not None
+            return self.samples
 
         def end_block(self) -> None:
             if self.mark:
@@ -99,10 +105,10 @@ def measure(config: StudyConfig, folder: Path, block: int) -> dict:
             """Left out, as is saving: at the run's end only."""
             self.end_block()
             self.tell(signal.SIGCONT)
-            busy_s.append(processor_s(self.samples.pid))
+            busy_s.append(processor_s(self.scorer.pid))
 
         def tell(self, number: signal.Signals) -> None:
-            if (pid := self.samples.pid) is not None:
+            if (pid := self.scorer.pid) is not None:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
 

@@ -28,7 +28,8 @@ class EnergyConfig:
     optimizer: of ASE, FIRE or BFGS, on cell and positions (FrechetCellFilter). fmax_ev_per_angstrom: largest
     force on an atom or on the cell at which a crystal counts as relaxed. max_steps: before it counts as not
     converged. device: of CHGNet; other models choose their own.
-    stable_ev, metastable_ev: largest energy above hull, eV/atom, to count as such.
+    stable_ev, metastable_ev: largest energy above hull, eV/atom, to count as such. implausible_ev: a crystal
+    further below the hull than this counts as neither: the hull lacks a phase, or the model fails there.
     xtb_fmax_ev_per_angstrom: as above, for molecules.
     """
 
@@ -40,6 +41,7 @@ class EnergyConfig:
     device: str = "cpu"
     stable_ev: float = 0.0
     metastable_ev: float = 0.1
+    implausible_ev: float = 0.2
     xtb_fmax_ev_per_angstrom: float = 0.01
 
     def validate(self, group: str) -> None:
@@ -54,6 +56,7 @@ class EnergyConfig:
         check_range(f"{group}.max_steps", self.max_steps, 1)
         check_range(f"{group}.stable_ev", self.stable_ev, -1, 10)
         check_range(f"{group}.metastable_ev", self.metastable_ev, self.stable_ev, 10)
+        check_range(f"{group}.implausible_ev", self.implausible_ev, max(0.0, -self.stable_ev))
 
 
 @dataclass

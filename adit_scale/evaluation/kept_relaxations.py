@@ -22,7 +22,8 @@ from adit_scale.evaluation.verdicts import OVER_TIME
 
 # What a kill costs at most, a process. Each batch loads the model anew, which takes seconds.
 BATCH_A_PROCESS = 32
-_LASTING = ("stable_ev", "metastable_ev", "relax_samples", "device")  # fields that change no relaxation
+# Fields that change no relaxation.
+_LASTING = ("stable_ev", "metastable_ev", "implausible_ev", "relax_samples", "device")
 _NUMBERS = ("energy", "relaxed_energy", "rmsd", "volume_ratio")
 
 

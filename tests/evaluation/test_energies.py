@@ -14,7 +14,8 @@ from adit_scale.errors import ConfigError, DataError
 from adit_scale.evaluation.config import EnergyConfig, EvaluationConfig
 from adit_scale.evaluation.decode import Invalid
 from adit_scale.evaluation.energies import reasons
-from adit_scale.evaluation.energies.judge import asked_places, judge_energies
+from adit_scale.evaluation.energies.hull import Place
+from adit_scale.evaluation.energies.judge import add_stability, asked_places, judge_energies
 from adit_scale.evaluation.energies.potentials import Potential
 from adit_scale.evaluation.energies.references import reference_entries_from_structures
 from adit_scale.evaluation.energies.relaxation import displacement, relax_crystal, relax_crystals, to_ase
@@ -189,6 +190,16 @@ def test_verdicts_of_alloys(hull: Path) -> None:
     for part in ("EMT of ASE", "emt.json (5 entries, sha256", "FIRE", "0.001 eV/atom", "1 training crystals"):
         assert part in protocol
     assert energy_spreads(verdicts)["e_above_hull_ev_per_atom"].n == 3
+
+
+def test_far_below_the_hull_is_no_discovery() -> None:
+    """A hull of elements alone puts every compound's whole formation energy below it."""
+    verdicts = rows([alloy("CuCuAuAu", 3.9, name) for name in "abcd"])
+    places = [Place(0.0, -0.1), Place(-0.19, -0.3), Place(-3.39, -3.39), Place(fault="cell collapsed")]
+    add_stability(verdicts, places, EvaluationConfig(), "a hull")
+    for name in ("stable", "metastable"):
+        assert verdicts.checks[name].verdict.tolist() == [1, 1, 0, 0]
+        assert verdicts.checks[name].reasons[2].startswith("more than 0.2 eV/atom below hull")
 
 
 def test_unordered_alloy_lies_above_the_hull(hull: Path) -> None:

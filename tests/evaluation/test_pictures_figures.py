@@ -71,7 +71,7 @@ def test_values_that_were_not_asked_stay_out_of_a_histogram(figures):
     assert 37 <= sum(int(row["count"]) for row in hull) <= 39  # a value at either end may be cut off
 
 
-@pytest.mark.parametrize(("spread", "n_bins"), [(0.05, 8), (1.0, 21), (30.0, 9)])
+@pytest.mark.parametrize(("spread", "n_bins"), [(0.05, 9), (1.0, 20), (30.0, 9)])
 def test_no_bin_lies_on_both_sides_of_a_threshold(tmp_path, spread, n_bins):
     """Energies above hull: what is left of "stable" and of "metastable" can be read off as whole bins."""
     above = np.linspace(-spread, spread, 64)

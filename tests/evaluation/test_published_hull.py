@@ -143,6 +143,10 @@ def test_from_the_command_line(rows: list[tuple], tmp_path: Path, capsys: pytest
     score = ["evaluate", "score", str(files[0]), f"hull={hull}", "limit=3", "processes=1"]
     assert cli.main([*score, "relax=tests.evaluation.energy_models:emt"]) == 2
     assert "hull was made with EMT of ASE" in capsys.readouterr().err
+    inputs = tmp_path / "dft"
+    assert cli.main(["evaluate", "dft-inputs", str(files[0]), f"out={inputs}", "choose=all", "limit=1"]) == 0
+    assert cli.main(["evaluate", "dft-results", str(inputs), f"hull={hull}"]) == 2
+    assert "a hull for energies of EMT of ASE" in capsys.readouterr().err
     assert cli.main([*score, "relax=emt", f"out={tmp_path / 'out'}"]) == 0
     table = (tmp_path / "out" / "table.md").read_text()
     [line] = [line for line in table.splitlines() if line.startswith("| crystal/stable | at most")]
@@ -195,6 +199,15 @@ def test_other_kinds_of_mistakes(rows: list[tuple], tmp_path: Path, capsys: pyte
         assert error.count("\n") == 1
         assert line in error
     assert not (tmp_path / "h.json").exists()
+
+
+def test_both_names_of_the_energy_above_hull(rows: list[tuple], tmp_path: Path) -> None:
+    """MP20's and MPTS-52's; a row without a value is chosen last."""
+    few = [(*row[:3], "" if i == 0 else 0.01 * i, row[4]) for i, row in enumerate(rows[:6])]
+    header = (*HEADER[:3], "energy_above_hull", "cif")
+    published = read_published([str(write_csv(tmp_path / "alloys.csv", few, header))], COLUMN)
+    np.testing.assert_allclose(published.above_hull, [np.nan, 0.01, 0.02, 0.03, 0.04, 0.05])
+    assert choose_crystals(published, 5, 10) == ([1, 2, 3, 4, 5], [])
 
 
 def test_a_file_without_energies_above_hull(rows: list[tuple], tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ class Run:
         config = runs.small_study(folder, steps)
         config.diffusion.samples_every_steps = 1
         config.diffusion.scoring = ScoringConfig(**scoring)
-        self.side, self.notes = SideScoring(folder, config, program(folder / "program.py", body)), []
+        self.side = SideScoring(folder, config, program(folder / "program.py", body))
+        self.notes: list[str] = []
         self.missing = self.side.open(step, torch.device("cpu"), self.notes.append)
         self.weights = {"linear.weight": torch.zeros(8, 8), "linear.bias": torch.zeros(8)}
 

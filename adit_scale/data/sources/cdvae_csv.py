@@ -60,6 +60,15 @@ def cut(stream: BinaryIO, source: Source, config: DataConfig) -> Iterator[Record
         raise UnusableFile(f"line {table.line_num} is not CSV ({error})") from error
 
 
+def header(source: Source) -> list[str]:
+    """The names of the columns. Raises UnusableFile."""
+    with open_binary(source.path) as stream:
+        try:
+            return next(csv.reader(_decoded(stream), strict=True), [])
+        except csv.Error as error:
+            raise UnusableFile(f"line 1 is not CSV ({error})") from error
+
+
 def columns(source: Source, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Of each row, as ``records`` counts them, the text of these columns; "" where the row has another length
     than the header. Raises UnusableFile where a column is missing."""

@@ -90,6 +90,10 @@ def read_dft_results(
         raise ConfigError(f"corrections is {corrections!r}; expected one of {', '.join(CORRECTIONS)}")
     manifest = read_manifest(folder)
     reference = Hull.read(hull) if hull is not None else None
+    if reference is not None and reference.model:
+        raise ConfigError(
+            f"{hull}: a hull for energies of {reference.model}; expected DFT entries, corrected alike"
+        )
     calculations = manifest.calculations
     answers = map_limited(
         partial(read_calculation, folder, corrections),

@@ -147,14 +147,14 @@ def fitted_entries(
 def choose_crystals(published: Published, n_fit: int, n_check: int) -> tuple[list[int], list[int]]:
     """Places of crystals for the fit and, apart from them, for the check.
 
-    For the fit the lowest above the publisher's hull, first three and then eight of each element, the rarest
-    element first; ties go by a hash of the id, so that the choice does not hang on the files' order. The
-    check takes any others that have an energy above hull, by that hash.
+    For the fit the lowest above the publisher's hull (those of unknown height last), first three and then
+    eight of each element, the rarest element first; ties go by a hash of the id, so that the choice does not
+    hang on the files' order. The check takes any others that have an energy above hull, by that hash.
     """
     if n_fit < 1:
         raise ConfigError(f"fit is {n_fit}; expected 1 or more crystals")
     hashes = [_hash(name) for name in published.names]
-    height = np.round(np.nan_to_num(published.above_hull), 3).tolist()
+    height = np.round(np.nan_to_num(published.above_hull, nan=np.inf), 3).tolist()
     order = sorted(range(len(hashes)), key=lambda i: (height[i], hashes[i]))
     kinds = [np.unique(crystal.numbers).tolist() for crystal in published.crystals]
     of_element: dict[int, list[int]] = {}

@@ -131,10 +131,15 @@ def add_stability(
     verdicts.add_value("e_above_hull_ev_per_atom", _column([p.above_hull for p in places], len(verdicts)))
     verdicts.add_value("formation_energy_ev_per_atom", _column([p.formation for p in places], len(verdicts)))
     energies = config.energies
+    lowest = -energies.implausible_ev
+    below = f"more than {energies.implausible_ev:g} eV/atom below hull: a phase is missing or the model fails"
     for name, limit in {"stable": energies.stable_ev, "metastable": energies.metastable_ev}.items():
         above = f"more than {limit:g} eV/atom above hull"
-        faults = [p.fault or (above if p.above_hull > limit else None) for p in places]
-        text = f"at most {limit:g} eV/atom above hull; {protocol}"
+        faults = [
+            p.fault or (above if p.above_hull > limit else below if p.above_hull < lowest else None)
+            for p in places
+        ]
+        text = f"{lowest:g} to {limit:g} eV/atom above hull; {protocol}"
         verdicts.add_check(name, _check(faults, len(verdicts), text))
 
 

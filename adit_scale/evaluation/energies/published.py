@@ -18,7 +18,8 @@ from adit_scale.data.sources import Rejected, Source, cdvae_csv, convert, format
 from adit_scale.data.sources.source import UnusableFile
 from adit_scale.errors import DataError
 
-ABOVE_HULL = "e_above_hull"  # the publisher's own, eV/atom; used where a file has it
+# The publisher's own, eV/atom, by the names of MP20 and MPTS-52; used where a file has one.
+ABOVE_HULL = ("e_above_hull", "energy_above_hull")
 # Nothing published lies outside: fluorides of the alkaline earths have -4.5. kJ/mol and meV do.
 _LIMIT_EV_PER_ATOM = 10.0
 
@@ -58,7 +59,8 @@ def read_published(words: Sequence[str], column: str, limit: int = 0) -> Publish
                 found.left_out["cannot be read"] += 1
                 continue
             where = f"{source.path}: {item.id}"
-            energies.append((_number(row[0], column, where), _number(row[1], ABOVE_HULL, where)))
+            above = _number(row[1], ABOVE_HULL[0], where) if row[1] else math.nan
+            energies.append((_number(row[0], column, where), above))
             found.crystals.append(item)
         digest = hashlib.sha256(source.path.read_bytes()).hexdigest()[:12]
         found.files.append({"name": source.path.name, "sha256": digest})
@@ -68,18 +70,14 @@ def read_published(words: Sequence[str], column: str, limit: int = 0) -> Publish
     return Published(found.crystals, formation, above, found.left_out, column, found.files)
 
 
-def _columns(source: Source, column: str, limit: int) -> list[tuple[str, str]]:
-    """The texts of formation energy and energy above hull, the latter "nan" where there is none."""
+def _columns(source: Source, column: str, limit: int) -> list[tuple[str, ...]]:
+    """The texts of formation energy and energy above hull, the latter "" where there is none."""
     if format_of(source) is not cdvae_csv.FORMAT:
         raise DataError(f"{source.path}: formation_energies={column} needs CSV; expected a .csv or .csv.gz")
     try:
-        header = next(cdvae_csv.columns(source, [column]), None)
-        if header is None:
-            raise UnusableFile("no rows below the header")
-        try:
-            rows = [(first, second) for first, second in cdvae_csv.columns(source, [column, ABOVE_HULL])]
-        except UnusableFile:
-            rows = [(first, "nan") for (first,) in cdvae_csv.columns(source, [column])]
+        names = cdvae_csv.header(source)
+        above = [name for name in ABOVE_HULL if name in names][:1]
+        rows = [(*row, "")[:2] for row in cdvae_csv.columns(source, [column, *above])]
     except UnusableFile as error:
         raise DataError(f"{source.path}: {error}; see formation_energies=COLUMN") from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
@@ -92,8 +90,7 @@ def _number(text: str, column: str, where: str) -> float:
         value = float(text)
     except ValueError:
         value = math.inf
-    known = math.isfinite(value) or (column == ABOVE_HULL and math.isnan(value))
-    if not known or abs(value) > _LIMIT_EV_PER_ATOM:
+    if not math.isfinite(value) or abs(value) > _LIMIT_EV_PER_ATOM:
         raise DataError(
             f"{where}: {column} is {text[:30]!r}; expected eV/atom, "
             f"{-_LIMIT_EV_PER_ATOM:g} to {_LIMIT_EV_PER_ATOM:g}"

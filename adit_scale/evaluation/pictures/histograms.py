@@ -118,7 +118,7 @@ def _histogram(axes: Axes, series: Sequence[Series], domain: int, value: Value) 
     top = axes.get_ylim()[1]
     for place, text in value.marks:
         if edges[0] < place < edges[-1]:
-            axes.axvline(place, color="#444444", lw=1, ls=(0, (5, 3)), zorder=4)
+            axes.vlines(place, 0, top, color="#444444", lw=1, ls=(0, (5, 3)), zorder=4)  # not into the legend
             axes.annotate(text, (place, top), xytext=(3, -2), textcoords="offset points", fontsize=8.5,
                           rotation=90, va="top", color="#444444")  # fmt: skip
     axes.set_xlim(edges[0], edges[-1])
