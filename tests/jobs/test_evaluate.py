@@ -184,6 +184,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["score", "{tmp}/none.cif"], "none.cif: no such file"),
     (["score", "{tmp}/empty"], "empty folder"),
     (["score", "{tmp}/notes.txt"], "notes.txt: unknown kind of file"),
+    (["score", "{tmp}/nothing"], "nothing: no such file or folder"),
     (["score", "{tmp}/hollow.extxyz"], "hollow.extxyz: no structure can be read"),
     (["score", "{good}", "against={tmp}/none.json"], "none.json"),
     (["score", "{good}", "train={tmp}/none.extxyz"], "none.extxyz: no such file"),

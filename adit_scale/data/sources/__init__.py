@@ -63,6 +63,8 @@ def format_of(source: Source) -> Format:
             found = "qm9"
         if suffix == ".tar" and name.endswith(".msgpack"):
             found = "geom"
+        if found is None and not path.suffix and not path.exists():
+            raise DataError(f"{path}: no such file or folder")
         if found is None:
             endings = ", ".join(READERS)
             raise DataError(f"{path}: unknown kind of file; expected {endings} (also compressed) or a folder")
