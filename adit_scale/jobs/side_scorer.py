@@ -157,7 +157,7 @@ class Scorer:
 
 def run_idle() -> None:
     """Only on processor time and disk time that nobody else wants, where the system can do that."""
-    os.nice(19)
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
     if sys.platform == "linux":
         with suppress(PermissionError):  # of a container that forbids even this
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

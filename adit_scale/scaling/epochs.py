@@ -134,7 +134,7 @@ def _finish_loss(axes: Axes, curves: Sequence[TrainingCurve]) -> None:
     epochs = [e for c in curves for e, _ in c.loss if e > 0]
     if values:
         axes.yaxis.set_major_locator(FixedLocator(log_ticks(min(values), max(values))))
-    if epochs and max(epochs) > min(epochs):
+    if epochs:
         axes.xaxis.set_major_locator(FixedLocator(log_ticks(min(epochs), max(epochs))))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.6g}"))

@@ -82,7 +82,10 @@ def envelope(points: Sequence[Point], n_grid: int = 200) -> tuple[Array, Array]:
 
 
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """At most ``most`` round values in [low, high] for a log axis that may span far less than a decade."""
+    """At most ``most`` round values in [low, high] for a log axis that may span far less than a decade; the
+    value itself where there is only one."""
+    if low == high:
+        return [low]
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     for multiples in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         ticks = [m * 10.0**d for d in decades for m in multiples if low <= m * 10.0**d <= high]

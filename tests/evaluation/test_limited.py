@@ -17,6 +17,7 @@ import pytest
 from adit_scale.evaluation.limited import CRASHED, OVER_TIME, Overrun, map_limited
 from tests.conftest import REPO
 from tests.evaluation.limited_functions import double, misbehave, parent_of_worker, threads_and_pid
+from tests.processes import hear_ctrl_c
 
 
 def children(parent: int) -> list[int]:
@@ -157,7 +158,11 @@ def test_no_orphans(how: signal.Signals, tmp_path: Path) -> None:
         f"map_limited(note_pid_and_hang, [{str(tmp_path)!r}] * 2, limit_s=600, processes=2)\n"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=REPO, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", program],
+        cwd=REPO,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
     wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
     os.killpg(parent.pid, how)  # as a terminal's Ctrl-C does: to the whole group

@@ -67,3 +67,10 @@ def test_every_number_drawn_is_in_the_table(run):
     assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["87 k", "410 k"]
     dashed = [line for line in figure.axes[1].lines if line.get_label() == "real data"]
     assert set(dashed[0].get_ydata()) == {0.9}
+
+
+def test_one_validation_is_drawn(tmp_path):
+    """A run of which one loss is known so far: an axis of a single value."""
+    png, table = write_epochs([TrainingCurve("dit_32", 87_000, [(0.5, 2.0)])], tmp_path)
+    assert png.stat().st_size > 5_000
+    assert len(table.read_text().splitlines()) == 2
