@@ -1,10 +1,11 @@
 """The scores of real structures beside those of the same structures spoiled: does the code tell them apart?
 
-    python -m tests.evaluation.mutated_table --data FOLDER [--molecules 2000] [--crystals 7118]
+    python -m tests.evaluation.mutated_table --data FOLDER [--molecules N] [--crystals N] [--hull FILE.json]
 
-FOLDER holds qm9_sample.extxyz.gz and mp20_biternary_test.csv.gz. Prints two Markdown tables. Spoiled are
-copies: every coordinate moved by N(0, 0.3 Å); species shuffled within each structure; species exchanged
-between structures (every atom gets the element of some atom of the set, all counts kept).
+FOLDER holds qm9_sample.extxyz.gz and mp20_biternary_test.csv.gz. Prints two Markdown tables; with a hull of
+`adit evaluate hull-entries relax=chgnet`, a third of CHGNet's energies above it, as the crystals stand.
+Spoiled are copies: every coordinate moved by N(0, 0.3 Å); species shuffled within each structure; species
+exchanged between structures (every atom gets the element of some atom of the set, all counts kept).
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from adit_scale.atoms import CRYSTAL, MOLECULE, AtomSet
-from adit_scale.evaluation.config import EvaluationConfig
+from adit_scale.evaluation.config import EnergyConfig, EvaluationConfig
+from adit_scale.evaluation.energies.hull import Hull
+from adit_scale.evaluation.energies.potentials import Potential
+from adit_scale.evaluation.energies.single_points import single_points
 from adit_scale.evaluation.judging import judge
 from adit_scale.evaluation.reading import read_structures
 from adit_scale.evaluation.score import Scores
+from adit_scale.evaluation.statistics import Rate
 from adit_scale.evaluation.tables import Table, percent
 
 FILES = {MOLECULE: "qm9_sample.extxyz.gz", CRYSTAL: "mp20_biternary_test.csv.gz"}
@@ -100,6 +105,24 @@ def table(scores: dict[str, Scores], domain: int, title: str) -> Table:
     return Table(title, ("rate", *scores), rows)
 
 
+def energies(folder: Path, n: int, hull: Hull) -> Table:
+    """Of the first ``n`` crystals, not relaxed: energy above hull in eV/atom; no energy fails the share."""
+    real = real_sets(folder, CRYSTAL, n)
+    limit = EnergyConfig().metastable_ev
+    columns = []
+    for mutate in MUTATIONS.values():
+        sets = mutate(real)
+        found = single_points(sets, Potential("chgnet"), EnergyConfig(), processes=1)
+        above = np.array(
+            [hull.place(s.numbers, e.energy).above_hull for s, e in zip(sets, found, strict=True)]
+        )
+        share = percent(Rate(int((above <= limit).sum()), n))
+        columns.append((share, f"{np.nanmedian(above):.3f}", f"{np.nanquantile(above, 0.05):.3f}"))
+    names = (f"at most {limit:g} above hull", "median above hull", "5% quantile")
+    rows = [(name, *cells) for name, cells in zip(names, zip(*columns, strict=True), strict=True)]
+    return Table(f"Energies of {n:,} crystals, CHGNet", ("eV/atom", *MUTATIONS), rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
@@ -107,11 +130,14 @@ def main() -> None:
     )
     parser.add_argument("--molecules", type=int, default=2000)
     parser.add_argument("--crystals", type=int, default=7118)
+    parser.add_argument("--hull", type=Path)
     options = parser.parse_args()
     for domain, n in ((MOLECULE, options.molecules), (CRYSTAL, options.crystals)):
         title = f"{FILES[domain].partition('.')[0]}, {n:,} structures"
         scores = score_mutations(options.data, domain, n, EvaluationConfig())
         print(table(scores, domain, title).markdown(), flush=True)
+    if options.hull:
+        print(energies(options.data, options.crystals, Hull.read(options.hull)).markdown())
 
 
 if __name__ == "__main__":
