@@ -104,9 +104,10 @@ def measure(args: argparse.Namespace) -> dict:
             difference[name] = max(difference[name], most)
     assert difference["packed, fp32"] < 1e-4, difference
     rates = {name: [args.samples / s for s in of] for name, of in seconds.items()}
+    what = f"{args.rung}, {args.steps} guided steps of sampling"
     return {
-        "rows": [compare(args.rung, name, plain, rates) for name in nets]
-        + [compare(args.rung, next(iter(nets)), fast, rates)],
+        "rows": [compare(what, name, plain, rates) for name in nets]
+        + [compare(what, next(iter(nets)), fast, rates)],
         "model": args.rung,
         "parameters": denoiser_parameters(LADDER[args.rung]),
         "samples_a_round": args.samples,
@@ -118,12 +119,12 @@ def measure(args: argparse.Namespace) -> dict:
     }
 
 
-def compare(rung: str, name: str, baseline: str, rates: dict[str, list[float]]) -> dict:
+def compare(what: str, name: str, baseline: str, rates: dict[str, list[float]]) -> dict:
     """Medians over rounds, and how far the ratio of a single round goes to either side."""
     each = [a / b for a, b in zip(rates[name], rates[baseline], strict=True)]
     value, against = statistics.median(rates[name]), statistics.median(rates[baseline])
     return row(
-        f"{rung}, sampling, {name}", value, baseline, against, "samples/s",
+        f"{what}, {name}", value, baseline, against, "samples/s",
         ratio_range=[min(each), max(each)],
     )  # fmt: skip
 
