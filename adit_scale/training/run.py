@@ -18,6 +18,7 @@ import torch.distributed as dist
 from adit_scale.config import StudyConfig
 from adit_scale.data.loader import BatchLoader
 from adit_scale.errors import ConfigError
+from adit_scale.models.precision import multiplies_bf16
 from adit_scale.training import weights
 from adit_scale.training.config import ParallelConfig
 from adit_scale.training.stages import AutoencoderStage, DiffusionStage, Stage
@@ -101,13 +102,9 @@ def resolve_precision(parallel: ParallelConfig, device: torch.device) -> Paralle
     """``precision: auto`` made definite: bf16 on CUDA and on processors with bf16 products, else fp32."""
     if parallel.precision != "auto":
         return parallel
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        found = torch.cpu.get_capabilities()
-        fast = bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     # bf16 needs a stage that keeps fp32 master weights.
-    return replace(parallel, precision="bf16" if fast and parallel.zero_stage else "fp32")
+    fast = parallel.zero_stage and multiplies_bf16(device)
+    return replace(parallel, precision="bf16" if fast else "fp32")
 
 
 def init_process_group(device: torch.device) -> None:
