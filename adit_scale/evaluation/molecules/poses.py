@@ -53,7 +53,7 @@ def require_posebusters() -> None:
     if importlib.util.find_spec("posebusters") is None:
         raise ConfigError(
             "evaluation.protocols has posebusters, but the package posebusters is not installed; "
-            f"pip install 'posebusters=={VERSION}*' or take posebusters out"
+            "pip install 'adit-scale[chemistry]' or take posebusters out"
         )
     if not version("posebusters").startswith(VERSION):
         raise ConfigError(
