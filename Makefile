@@ -6,7 +6,7 @@ PORT ?= 5000
 # The environment is made again only when what it is made from changes.
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 
-.PHONY: demo test setup lint dashboard
+.PHONY: demo test setup lint dashboard tracking-server
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -28,6 +28,12 @@ dashboard: setup
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server \
 		--backend-store-uri sqlite:///runs/mlflow.db --default-artifact-root runs/artifacts \
 		--host 127.0.0.1 --port $(PORT) --workers 1
+
+# For many jobs at once (tracking.uri=http://HOST:PORT). BACKEND=postgresql://... for another database than SQLite,
+# handed on by the environment alone; HOST= to be reached from other machines, by the names in ALLOWED_HOSTS=.
+tracking-server: setup
+	@$(BIN)/python -m adit_scale.tracking serve --port $(PORT) $(if $(WORKERS),--workers $(WORKERS)) \
+		$(if $(filter command,$(origin HOST)),--host $(HOST)) --allowed-hosts '$(ALLOWED_HOSTS)'
 
 setup: $(STAMP)
 

@@ -20,12 +20,12 @@ from adit_scale.diffusion.config import NO_LABEL, SamplingConfig, check_spacegro
 from adit_scale.errors import ConfigError, check_range
 from adit_scale.evaluation.config import EvaluationConfig
 from adit_scale.models.config import ModelConfig
-from adit_scale.scaling.config import SweepConfig
+from adit_scale.scaling.config import BudgetConfig, SweepConfig
 from adit_scale.tracking.config import TrackingConfig
 from adit_scale.training.config import AutoencoderStageConfig, DiffusionStageConfig, ParallelConfig
 
 # Groups that say where and how a run is computed but not what; they stand outside a point's identity.
-OPERATIONAL_GROUPS = ("launcher", "parallel", "tracking", "runs")
+OPERATIONAL_GROUPS = ("launcher", "parallel", "tracking", "runs", "budget")
 
 
 @dataclass
@@ -43,6 +43,7 @@ class StudyConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     launcher: dict[str, Any] = field(default_factory=dict)
 
     def validate(self) -> None:
@@ -67,9 +68,14 @@ def from_tree(tree: DictConfig | ListConfig | dict) -> StudyConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from error
     assert isinstance(config, StudyConfig)
+    check(config)
+    return config
+
+
+def check(config: StudyConfig) -> None:
+    """Raises ConfigError for a value out of range."""
     _check_finite(asdict(config))
     config.validate()
-    return config
 
 
 def _check_finite(tree: dict[str, Any], above: str = "") -> None:

@@ -27,6 +27,10 @@ class TrainingError(AditError):
     """Training cannot go on (for example: too many non-finite steps in a row)."""
 
 
+class WorkerLost(TrainingError):
+    """A process of a run ended without a word: killed, out of memory, or lost with its machine."""
+
+
 def one_line(error: AditError | OSError) -> str:
     """What a command line prints: our own line, or ``file: reason`` of a system call that failed."""
     if isinstance(error, OSError) and error.filename is not None:

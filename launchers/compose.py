@@ -7,10 +7,9 @@ merged into it, so an unknown key or a wrong type fails here, before anything is
 from __future__ import annotations
 
 import difflib
-import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,10 +26,15 @@ from omegaconf.errors import OmegaConfBaseException
 from adit_scale.config import StudyConfig, from_tree
 from adit_scale.errors import ConfigError
 from adit_scale.models.ladder import LADDER
-from adit_scale.scaling.points import SIZE_AXIS, StudyPoint, point_label
+from adit_scale.scaling.config import SIZE_AXIS, SweepConfig
+from adit_scale.scaling.points import StudyPoint, point_label, sweep_points
 from launchers.config import LauncherConfig
+from launchers.placing import Placer, fields_of
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+NO_TEXT = ("true", "false", "null", "nan", "inf")  # what Hydra's grammar reads as something else
+# An interpolation that may read another setting; these resolvers do not.
+REFERENCE = re.compile(r"\$\{(?!(?:oc\.env|oc\.decode|now):)")
 
 
 @dataclass(frozen=True)
@@ -50,24 +54,43 @@ class Study:
 def compose_study(overrides: Sequence[str], configs: Path = CONFIGS) -> Study:
     """The study that the given Hydra overrides describe.
 
-    The points are the product of ``sweep.grid``'s axes. An override of an axis replaces its values, and a
-    comma list (``seed=0,1,2``) makes one. Precedence, weakest first: files, ``sweep.overrides_by_size``,
-    the command line, the axes. Raises ConfigError.
+    The points are the product of the axes of ``sweep.grid`` and ``sweep.zip``, less ``sweep.exclude``. An
+    override of an axis replaces its values, and a comma list (``seed=0,1,2``) makes one. Precedence, weakest
+    first: files, ``sweep.overrides_by_size``, the command line, the axes. Raises ConfigError.
     """
     parsed = _parse(overrides)
     plain = [o for o in parsed if not o.is_sweep_override()]
     with _hydra(configs):
         tree = _compose([_line(o) for o in plain])
-        grid = _grid(tree, parsed)
-        tree.sweep.grid = grid
+        _change_axes(tree, parsed)
         config = _typed(tree)
-        fixed = [_line(o) for o in plain if o.key_or_group not in grid]
-        points = [_point(axes, config.sweep.overrides_by_size, fixed, grid) for axes in _product(grid)]
-    labels = [point.label for point in points]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ConfigError(f"sweep.grid names a point twice: {', '.join(twice)}; expected different values")
-    return Study(config, _launcher(config), tuple(points), tuple(overrides))
+        axes = config.sweep.axes()
+        fixed = [_line(o) for o in plain if o.key_or_group not in axes]
+        composer = _PointComposer(tree.sweep, config.sweep, fixed, choices(configs))
+        points = tuple(map(composer.point, sweep_points(config.sweep)))
+    return Study(config, _launcher(config), points, tuple(overrides))
+
+
+def compose_run(overrides: Sequence[str], configs: Path = CONFIGS) -> StudyConfig:
+    """The settings of a single run, whatever axes its sweep's file has.
+
+    Raises ConfigError for a comma list.
+    """
+    for override in (parsed := _parse(overrides)):
+        if override.is_sweep_override():
+            raise ConfigError(f"{_line(override)}: several values; expected one: studies are launch.py's")
+    with _hydra(configs):
+        config = _typed(_compose([_line(o) for o in parsed]))
+    _launcher(config)
+    return config
+
+
+def study_folder(overrides: Sequence[str], configs: Path = CONFIGS) -> Path:
+    """Where the study of these overrides is, without composing its points. Raises ConfigError."""
+    plain = [_line(o) for o in _parse(overrides) if not o.is_sweep_override()]
+    with _hydra(configs):
+        tree = _compose(plain)
+    return Path(str(tree.runs)).absolute() / str(tree.sweep.name)
 
 
 def choices(configs: Path = CONFIGS) -> dict[str, list[str]]:
@@ -131,47 +154,92 @@ def _typed(tree: DictConfig) -> StudyConfig:
     return from_tree(container)
 
 
-def _grid(tree: DictConfig, overrides: list[Override]) -> dict[str, list[Any]]:
-    """The axes of the study: those of the sweep's file, as the command line changes them."""
-    grid = OmegaConf.to_container(tree.sweep.grid, resolve=True)
+def _change_axes(tree: DictConfig, overrides: list[Override]) -> None:
+    """The axes of the sweep's file, as the command line changes them."""
+    grid, zips = (OmegaConf.to_container(tree.sweep[part], resolve=True) for part in ("grid", "zip"))
     assert isinstance(grid, dict)
+    assert isinstance(zips, dict)
     for override in overrides:
+        axis = str(override.key_or_group)
+        part = next((part for part in zips.values() if axis in part), grid)
         if override.is_sweep_override():
             if not override.is_choice_sweep():
                 raise ConfigError(f"{_line(override)}: not a list of values; expected key=value,value,...")
-            grid[str(override.key_or_group)] = list(override.sweep_iterator())
-        elif override.key_or_group in grid:
-            grid[str(override.key_or_group)] = [override.value()]
-    axes = {str(axis): values for axis, values in grid.items()}
-    for axis, values in axes.items():
-        if not isinstance(values, list) or not values:
-            raise ConfigError(f"sweep.grid.{axis} is {values!r}; expected a list of values")
-    return axes
+            part[axis] = [_unquoted(value) for value in override.sweep_iterator()]
+        elif axis in part or (axis == SIZE_AXIS and (grid or zips)):
+            part[axis] = [override.value()]
+    tree.sweep.grid, tree.sweep.zip = grid, zips
 
 
-def _product(grid: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    for values in itertools.product(*grid.values()):
-        yield dict(zip(grid, values, strict=True))
+class _PointComposer:
+    """Composes once for each choice of groups and size; other axes' values are placed by their types."""
+
+    def __init__(
+        self, tree: DictConfig, sweep: SweepConfig, fixed: list[str], groups: Collection[str]
+    ) -> None:
+        for size in sweep.overrides_by_size:
+            if size not in LADDER:
+                raise ConfigError(
+                    f"sweep.overrides_by_size.{size}: no such size; expected one of {', '.join(LADDER)}"
+                )
+        self.tree, self.sweep, self.fixed = tree, sweep, fixed
+        self.where = fields_of(sweep.axes(), groups)
+        self.bases: dict[tuple[str, ...], tuple[StudyConfig, bool]] = {}
+        self.values: dict[str, Any] = {}
+        self.placer = Placer()
+        self.parser = OverridesParser.create()
+
+    def point(self, axes: dict[str, Any]) -> StudyPoint:
+        words = {axis: f"{axis}={_literal(value)}" for axis, value in axes.items()}
+        by_size = self.sweep.overrides_by_size.get(str(axes.get(SIZE_AXIS)), [])
+        config = self._placed(by_size, words)
+        if config is None:
+            config, _ = self._composed([*by_size, *self.fixed, *words.values()])
+        return StudyPoint(point_label(axes), axes, config, tuple(words.values()))
+
+    def _placed(self, by_size: list[str], words: dict[str, str]) -> StudyConfig | None:
+        """None where only composing can tell: a value that reads other settings, or a mistake to explain."""
+        placed = [axis for axis in words if axis in self.where]
+        if not placed or any(REFERENCE.search(words[axis]) for axis in placed):
+            return None
+        key = (*by_size, *self.fixed, *(word for axis, word in words.items() if axis not in self.where))
+        if key not in self.bases:
+            self.bases[key] = self._composed(list(key))
+        base, refers = self.bases[key]
+        if refers:
+            return None
+        try:
+            values = {axis: (words[axis], self._value(words[axis])) for axis in placed}
+            return self.placer.place(base, key, values, self.where)
+        except (OmegaConfBaseException, ConfigError):
+            return None
+
+    def _value(self, word: str) -> Any:
+        if word not in self.values:
+            self.values[word] = self.parser.parse_override(word).value()
+        return self.values[word]
+
+    def _composed(self, words: list[str]) -> tuple[StudyConfig, bool]:
+        """Settings by Hydra, and whether any of them reads another one."""
+        tree = _compose(words)
+        tree.sweep.grid, tree.sweep.zip = self.tree.grid, self.tree.zip
+        return _typed(tree), bool(REFERENCE.search(repr(OmegaConf.to_container(tree, resolve=False))))
 
 
-def _point(
-    axes: dict[str, Any], by_size: dict[str, list[str]], fixed: list[str], grid: dict[str, list[Any]]
-) -> StudyPoint:
-    for size in by_size:
-        if size not in LADDER:
-            raise ConfigError(
-                f"sweep.overrides_by_size.{size}: no such size; expected one of {', '.join(LADDER)}"
-            )
-    own = [f"{axis}={_literal(value)}" for axis, value in axes.items()]
-    tree = _compose([*by_size.get(str(axes.get(SIZE_AXIS)), []), *fixed, *own])
-    tree.sweep.grid = grid
-    return StudyPoint(point_label(axes), axes, _typed(tree), tuple(own))
+def _unquoted(value: Any) -> Any:
+    """The plain value of an element of a comma list."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [_unquoted(v) for v in value]
+    return {k: _unquoted(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _literal(value: Any) -> str:
     """``value`` in the grammar of Hydra's overrides."""
     if isinstance(value, str):
-        return value if re.fullmatch(r"[\w./:+-]+", value) else json.dumps(value)
+        plain = re.fullmatch(r"[A-Za-z_/][\w./:+-]*", value, re.ASCII) and value.lower() not in NO_TEXT
+        return value if plain else QuotedString(value, Quote.double).with_quotes()
     if isinstance(value, list):
         return "[" + ",".join(_literal(v) for v in value) + "]"
     if isinstance(value, dict):

@@ -19,20 +19,19 @@ from adit_scale import config as settings
 from adit_scale.config import StudyConfig
 from adit_scale.data.building.identity import conversion
 from adit_scale.data.config import DataConfig
-from adit_scale.errors import DataError
+from adit_scale.errors import ConfigError, DataError
 from adit_scale.evaluation.config import OPERATIONAL, EvaluationConfig
 from adit_scale.jobs.node import (
     CONFIG,
-    DONE,
     NodeFolder,
     failure_reason,
     file_digest,
     is_running,
-    read_done,
-    result_digest,
 )
+from adit_scale.jobs.node import is_done as folder_is_done
 from adit_scale.scaling.points import StudyPoint
 from adit_scale.tracking.config import without_credentials
+from launchers.config import TRAINING, LauncherConfig, Resources
 
 # Settings of a stage that say how often something is written, not what is computed.
 BOOKKEEPING = (
@@ -54,7 +53,8 @@ class Node:
     """One job. ``optional_inputs``: it runs with those inputs that finished, when none is left to wait for.
 
     processes: how many processes it runs at once. cost: any measure of its length; longer ones start first.
-    command: what to run instead of ``python -m adit_scale.jobs FOLDER``.
+    resources: what a SLURM job of it asks for. command: what to run instead of ``python -m adit_scale.jobs
+    FOLDER``.
     """
 
     kind: str
@@ -66,11 +66,18 @@ class Node:
     optional_inputs: bool = False
     processes: int = 1
     cost: float = 0.0
+    resources: Resources = field(default_factory=Resources)
     command: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return f"{self.kind} {self.label}".strip()
+
+    @property
+    def steps(self) -> int | None:
+        """Of a training run."""
+        stages = {"autoencoder": self.config.autoencoder, "diffusion": self.config.diffusion}
+        return stages[self.kind].steps if self.kind in stages else None
 
 
 @dataclass(frozen=True)
@@ -100,12 +107,17 @@ def _ancestors(node: Node) -> set[str]:
     return {id_ for source in node.inputs.values() for id_ in (source.id, *_ancestors(source))}
 
 
-def study_graph(config: StudyConfig, points: Sequence[StudyPoint], folder: Path) -> Graph:
+def study_graph(
+    config: StudyConfig, points: Sequence[StudyPoint], folder: Path, launcher: LauncherConfig | None = None
+) -> Graph:
     """All nodes of a study; points that need the same shards or autoencoder share it.
 
-    Reads the sources (for their digests) or the shards' manifest. Raises DataError where there are neither.
+    launcher: where SLURM's, training runs are spread over the ranks that its resources give them.
+
+    Reads the sources (for their digests) or the shards' manifest. Raises DataError where there are neither,
+    ConfigError where parallel and launcher disagree about the number of ranks.
     """
-    builder = _Builder(folder, config)
+    builder = _Builder(folder, config, launcher or LauncherConfig())
     inputs: dict[str, Node] = {}
     for point in points:
         inputs.update(builder.point(point))
@@ -114,8 +126,8 @@ def study_graph(config: StudyConfig, points: Sequence[StudyPoint], folder: Path)
 
 
 class _Builder:
-    def __init__(self, folder: Path, base: StudyConfig) -> None:
-        self.folder, self.base = folder, base
+    def __init__(self, folder: Path, base: StudyConfig, launcher: LauncherConfig) -> None:
+        self.folder, self.base, self.launcher = folder, base, launcher
         self.nodes: dict[str, Node] = {}
         self.shards: dict[str, Node] = {}
 
@@ -131,7 +143,15 @@ class _Builder:
         id_ = node_id(kind, science, {name: node.id for name, node in inputs.items()})
         if id_ not in self.nodes:
             name = "-".join(part for part in (kind, label, id_[:8]) if part)
-            self.nodes[id_] = Node(kind, label, id_, self.folder / name, config, dict(inputs), **more)
+            resources = self.launcher.resources(kind, config.model.denoiser.name)
+            if kind in TRAINING:
+                if self.launcher.kind == "slurm":
+                    resources, config = spread(resources, config)
+                more["processes"] = config.parallel.world_size
+            node = Node(
+                kind, label, id_, self.folder / name, config, dict(inputs), resources=resources, **more
+            )
+            self.nodes[id_] = node
         return self.nodes[id_]
 
     def point(self, point: StudyPoint) -> dict[str, Node]:
@@ -144,15 +164,7 @@ class _Builder:
         config = replace(point.config, data=data, evaluation=scoring, runs=str(self.folder.parent))
         # Points may vary the seed and the mixture; they still share one autoencoder.
         shared = replace(config, seed=self.base.seed, data=replace(data, repeat=self.base.data.repeat))
-        world_size = config.parallel.world_size
-        autoencoder = self.add(
-            "autoencoder",
-            "",
-            shared,
-            science("autoencoder", shared),
-            {"shards": shards},
-            processes=world_size,
-        )
+        autoencoder = self.add("autoencoder", "", shared, science("autoencoder", shared), {"shards": shards})
         reference = self.add(
             "reference",
             "",
@@ -167,7 +179,6 @@ class _Builder:
             config,
             science("diffusion", config),
             {"shards": shards, "autoencoder": autoencoder},
-            processes=world_size,
             cost=float(config.diffusion.steps) * config.diffusion.atom_budget * shape.depth * shape.width**2,
         )
         evaluation = self.add(
@@ -198,6 +209,34 @@ class _Builder:
             )
             self.shards[key] = self.add("shards", data.name, replace(config, data=data), contents, {})
         return self.shards[key]
+
+
+def spread(resources: Resources, config: StudyConfig) -> tuple[Resources, StudyConfig]:
+    """A training run over the ranks of its resources; where these name none, over parallel.world_size.
+
+    Raises ConfigError where both name a number and differ.
+    """
+    asked = config.parallel.world_size
+    if not (resources.tasks_per_node or resources.gpus_per_node):
+        if asked % resources.nodes:
+            raise ConfigError(
+                f"parallel.world_size is {asked}, launcher.nodes {resources.nodes}; expected a multiple of it"
+            )
+        resources = replace(resources, tasks_per_node=asked // resources.nodes)
+    elif asked not in (1, resources.world_size):
+        raise ConfigError(
+            f"parallel.world_size is {asked}, but the launcher gives {config.model.denoiser.name} "
+            f"{resources.nodes} x {resources.ranks_per_node} ranks; set launcher.nodes and "
+            "launcher.gpus_per_node (or tasks_per_node) to match, or leave parallel.world_size at 1"
+        )
+    own: dict[str, Any] = {"world_size": resources.world_size}
+    if resources.zero_stage >= 0:
+        own["zero_stage"] = resources.zero_stage
+    if resources.micro_batch_atoms:
+        own["micro_batch_atoms"] = resources.micro_batch_atoms
+    spread_config = replace(config, parallel=replace(config.parallel, **own))
+    spread_config.validate()
+    return resources, spread_config
 
 
 def node_id(kind: str, science: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -282,20 +321,9 @@ def _absolute(word: str) -> str:
 
 
 def is_done(node: Node) -> bool:
-    """Finished, with its outputs still there, from the results its inputs have now.
-
-    An input that is being made again does not undo its consumers unless its result then differs; a report is
-    done only while every input that finished is in it.
-    """
-    if not (node.folder / DONE).is_file():
-        return False
-    record = read_done(node.folder)
-    if record["id"] != node.id or not all((node.folder / output).exists() for output in record["outputs"]):
-        return False
-    now = {name: result_digest(n.folder) for name, n in node.inputs.items() if (n.folder / DONE).is_file()}
-    if node.optional_inputs:
-        return bool(record["inputs"] == now)
-    return all(record["inputs"].get(name) == digest for name, digest in now.items())
+    """As ``jobs.node.is_done``, of a node that need not be frozen."""
+    inputs = {name: source.folder for name, source in node.inputs.items()}
+    return folder_is_done(node.folder, node.id, inputs, node.optional_inputs)
 
 
 def states(graph: Graph) -> dict[str, str]:
@@ -326,12 +354,30 @@ def blocked_by(node: Node, state: Mapping[str, str]) -> list[Node]:
     return roots
 
 
-def freeze(nodes: Iterable[Node], study: str) -> None:
-    """Write what each node is to do into its folder; from here on, edited configs change nothing."""
+def freeze(nodes: Iterable[Node], study: str, tags: Mapping[str, str] | None = None) -> None:
+    """Write what each node is to do into its folder; from here on, edited configs change nothing.
+
+    tags: of every node's run in MLflow, beside its own.
+    """
     for node in nodes:
         node.folder.mkdir(parents=True, exist_ok=True)
-        tracking = node.config.tracking  # the launcher alone writes to the store: no job needs a password
+        tracking = node.config.tracking  # a password, if any, reaches jobs by the environment
         public = replace(tracking, uri=without_credentials(tracking.uri))
         settings.save(replace(node.config, tracking=public), node.folder / CONFIG)
         inputs = {name: source.folder for name, source in node.inputs.items()}
-        NodeFolder(node.folder, node.kind, node.id, node.label, study, inputs, node.optional_inputs).save()
+        frozen = NodeFolder(node.folder, node.kind, node.id, node.label, study, inputs, node.optional_inputs)
+        replace(frozen, tags={**(tags or {}), **_tags(node, study)}).save()
+
+
+def _tags(node: Node, study: str) -> dict[str, str]:
+    tags = {
+        "adit.study": study,
+        "adit.kind": node.kind,
+        "adit.label": node.label,
+        "adit.id": node.id,
+        "adit.size": node.config.model.denoiser.name if node.label else "",
+        "adit.seed": str(node.config.seed),
+        "adit.data": node.config.data.name,
+        "adit.autoencoder": node.inputs["autoencoder"].id if "autoencoder" in node.inputs else "",
+    }
+    return {name: value for name, value in tags.items() if value}

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO
 
-from adit_scale.jobs.node import ATTEMPT, DONE, FAILED, LOG, NodeFolder, failure_reason
+from adit_scale.jobs.attempts import append_end, append_start, verdict
+from adit_scale.jobs.node import ATTEMPT, DONE, FAILED, LOG, NodeFolder, failed_for_good, failure_reason
+from adit_scale.jobs.notify import POINT_FAILED, notify
 from launchers.display import Display, Row, last_line
 from launchers.graph import Graph, Node, blocked_by, is_done
 
@@ -38,6 +40,9 @@ class LocalRun:
     parallel: jobs at once. lock: a descriptor every job inherits (see ``study_lock``).
     on_start, on_end: told of every node that starts and ends, for example to mirror its journal.
     grace_s: how long a stopped job may take to save its state before it is killed.
+
+    retries, backoff_s: of a crashed job, as in LauncherConfig. A run that leaves by itself with its state
+    saved is always started again. only: ids of the nodes that may run; None is all.
     """
 
     graph: Graph
@@ -47,11 +52,15 @@ class LocalRun:
     on_start: Callable[[Node], None] = lambda node: None
     on_end: Callable[[Node, str], None] = lambda node, state: None
     grace_s: float = 60.0
+    retries: int = 0
+    backoff_s: float = 0.0
+    only: set[str] | None = None
     state: dict[str, str] = field(default_factory=dict)
     stop_signal: int = 0
     _jobs: list[_Job] = field(default_factory=list)
     _stop_s: float = 0.0
     _seconds: dict[str, float] = field(default_factory=dict)
+    _not_before_s: dict[str, float] = field(default_factory=dict)  # of jobs that are tried again
 
     def run(self) -> dict[str, str]:
         """Returns the state of every node once nothing more can run, or after a stop signal."""
@@ -65,7 +74,7 @@ class LocalRun:
                     self._reap()
                     self._advance()
                     self.display.show(self._rows())
-                    if not self._jobs:
+                    if not self._jobs and (self.stop_signal or not self._not_before_s):
                         return self.state
                     time.sleep(POLL_S)
             finally:
@@ -83,7 +92,7 @@ class LocalRun:
             if self.state[node.id] == "waiting" and self._ready(node):
                 if is_done(node):
                     self.state[node.id] = "done"
-                else:
+                elif self._may_start(node):
                     ready.append(node)
         for node in sorted(ready, key=lambda n: -n.cost)[: self.parallel - len(self._jobs)]:
             self._start(node)
@@ -93,6 +102,10 @@ class LocalRun:
         if node.optional_inputs:
             return not any(s in ("waiting", "running") for s in states) and "done" in states
         return all(s == "done" for s in states)
+
+    def _may_start(self, node: Node) -> bool:
+        asked_for = self.only is None or node.id in self.only
+        return asked_for and time.monotonic() >= self._not_before_s.get(node.id, 0.0)
 
     def _mark_blocked(self) -> None:
         for node in self.graph.nodes:
@@ -106,6 +119,8 @@ class LocalRun:
     def _start(self, node: Node) -> None:
         (node.folder / FAILED).unlink(missing_ok=True)
         (node.folder / DONE).unlink(missing_ok=True)
+        self._not_before_s.pop(node.id, None)
+        append_start(node.folder, tasks=node.processes)
         log = (node.folder / LOG).open("ab")
         log.write(f"{ATTEMPT}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         log.flush()
@@ -135,16 +150,29 @@ class LocalRun:
             job.log.close()
             self._jobs.remove(job)
             self.state[job.node.id] = self._outcome(job.node, code)
-            self.on_end(job.node, self.state[job.node.id])
+            if self.state[job.node.id] != "waiting":  # to be tried again
+                self.on_end(job.node, self.state[job.node.id])
 
     def _outcome(self, node: Node, code: int) -> str:
         if is_done(node):
+            append_end(node.folder, code, "done", "")
             return "done"
         if self.stop_signal:
             (node.folder / FAILED).unlink(missing_ok=True)  # it was asked to stop: nothing failed
+            append_end(node.folder, code, "stopped", signal.Signals(self.stop_signal).name)
             return "stopped"
-        if failure_reason(node.folder) is None:
-            NodeFolder.load(node.folder).fail(exit_reason(node, code), self._seconds.get(node.id, 0.0))
+        reason = failure_reason(node.folder) or exit_reason(node, code)
+        final = failed_for_good(node.folder)
+        found = verdict(
+            node.folder, code, "", reason, final=final, retries=self.retries, backoff_s=self.backoff_s
+        )
+        append_end(node.folder, code, found.outcome, found.reason)
+        if found.again:
+            (node.folder / FAILED).unlink(missing_ok=True)
+            self._not_before_s[node.id] = time.monotonic() + found.wait_s
+            return "waiting"
+        NodeFolder.load(node.folder).fail(found.reason, self._seconds.get(node.id, 0.0), final=True)
+        notify(POINT_FAILED, node.config.sweep.name, node.name, found.reason, log=node.folder / LOG)
         return "failed"
 
     def _rows(self) -> list[Row]:

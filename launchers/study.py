@@ -1,89 +1,245 @@
-"""The verbs of launch.py: each composes a study from its words and does one thing with it."""
+"""The verbs of launch.py: each finds or composes a study from its words and does one thing with it."""
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from adit_scale.data.manifest import MANIFEST_FILE
-from adit_scale.jobs.node import LOG, failure_reason, read_done
-from adit_scale.scaling.points import (
-    PLAN_HEADER,
-    EpochContents,
-    StudyPoint,
-    epoch_contents,
-    plan_cells,
-    plan_row,
-    text_table,
-)
+from adit_scale.errors import ConfigError
+from adit_scale.jobs.attempts import forget_crashes
+from adit_scale.jobs.node import FAILED, LOG, failure_reason, read_done
 from adit_scale.tracking.config import without_credentials
-from launchers.compose import Study, compose_study
-from launchers.display import Display, training_progress
-from launchers.graph import Graph, Node, freeze, is_done, states, study_graph
+from launchers import costs, logs, status
+from launchers.compose import Study, compose_study, study_folder
+from launchers.display import Display
+from launchers.graph import Graph, Node, freeze, is_done, study_graph
 from launchers.local import LocalRun
 from launchers.lock import study_lock
+from launchers.record import NodeRecord, StudyRecord
+
+
+def run(verb: str, words: Sequence[str], names: Sequence[str], options: argparse.Namespace) -> int:
+    """Do what a verb of launch.py says. Raises AditError; returns the exit status."""
+    if verb == "submit":
+        return submit(words)
+    if verb == "plan":
+        return costs.plan(words, as_json=options.json)
+    if verb == "status":
+        return status.status(study_folder(words), as_json=options.json, watch=options.watch)
+    if verb == "logs":
+        if len(names) != 1:
+            raise ConfigError(f"logs: got {len(names)} names; expected one point or job")
+        return logs.logs(study_folder(words), names[0], follow=options.follow, lines=options.lines)
+    named = {"retry": retry, "cancel": cancel}
+    return named[verb](words, names) if verb in named else {"fit": fit, "sync": sync}[verb](words)
 
 
 def submit(words: Sequence[str]) -> int:
     """Run, or hand to SLURM, what is left of the study. Raises AditError; returns the exit status."""
+    return _launch(compose_study(words), None)
+
+
+def retry(words: Sequence[str], names: Sequence[str]) -> int:
+    """Run again what failed, as it was submitted: the named points or jobs, or all that failed."""
+    record = StudyRecord.load(study_folder(words))
+    study = compose_study(record.words)
+    chosen = [node for name in names for node in record.find(name)] or list(record.nodes)
+    failed = [node for node in chosen if failure_reason(node.folder) is not None]
+    if names and not failed:
+        raise ConfigError(f"{', '.join(names)}: did not fail; submit runs whatever is left")
+    if not failed:
+        print("nothing failed")
+        return 0
+    for node in failed:
+        print(f"again: {node.name} ({failure_reason(node.folder)})")
+    return _launch(study, record.descendants({node.id for node in failed}))
+
+
+def cancel(words: Sequence[str], names: Sequence[str]) -> int:
+    """Take jobs out of the queue, or stop them: the named points or jobs, or the whole study."""
+    from launchers.queue import in_queue
+    from launchers.slurm import cancel as scancel
+
+    record = StudyRecord.load(study_folder(words))
+    if record.launcher != "slurm":
+        raise ConfigError(f"{record.folder}: runs under launcher=local; stop that launcher with Ctrl-C")
+    chosen = [node for name in names for node in record.find(name)] or list(record.nodes)
+    queued = {job.node: job for job in in_queue(record.folder).values()}
+    found = [node for node in chosen if node.folder.name in queued]
+    scancel([queued[node.folder.name].job for node in found])
+    for node in found:
+        print(f"{node.name}: job {queued[node.folder.name].job} cancelled")
+    print(f"{len(found)} jobs cancelled; what each saved is kept, submitting again goes on from there")
+    return 0
+
+
+def fit(words: Sequence[str]) -> int:
+    """Make the report now, of the points there are, in this process. It is not the study's final one."""
+    from adit_scale import config as settings
+    from adit_scale.jobs import report
+    from adit_scale.jobs.node import CONFIG, NodeFolder
+
+    record = StudyRecord.load(study_folder(words))
+    node = NodeFolder.load(record.nodes[-1].folder)
+    result = report.run(node, settings.load(node.path / CONFIG))
+    print(f"report: {node.path / 'report'} ({len(result.outputs)} files)")
+    return 0
+
+
+def sync(words: Sequence[str]) -> int:
+    """Mirror every journal of the study to the tracking store: whatever is missing there."""
+    from adit_scale.tracking.sync import sync as sync_runs
+
     study = compose_study(words)
-    graph = study_graph(study.config, study.points, study.folder)
+    uri = study.config.tracking.uri
+    if not uri:
+        raise ConfigError("tracking=none has no store; expected tracking=sqlite or tracking=server")
+    found = sync_runs(study.folder, uri, study.config.tracking.experiment)
+    print(f"{found.journals} journals, {found.values} new values -> {without_credentials(uri)}")
+    for failure in found.failures:
+        print(f"error: {failure}")
+    return 1 if found.failures else 0
+
+
+# -- launching --------------------------------------------------------------------------------------------
+
+
+def _launch(study: Study, only: set[str] | None) -> int:
+    """only: ids of the nodes that may run; None is all."""
+    if study.launcher.kind == "slurm":
+        from launchers.preflight import check_programs
+
+        check_programs()
+    graph = study_graph(study.config, study.points, study.folder, study.launcher)
     with study_lock(study.folder) as lock:
-        todo = [node for node in graph.nodes if not is_done(node)]
-        freeze(todo, graph.study)
         if study.launcher.kind == "slurm":
-            return _submit_slurm(study, graph)
-        return _run_here(study, graph, todo, lock)
+            return _submit_slurm(study, graph, only)
+        return _run_here(study, graph, lock, only)
 
 
-def plan(words: Sequence[str]) -> int:
-    """Print the table of points; nothing is run or written."""
-    study = compose_study(words)
-    epochs: dict[str, EpochContents] = {}
-    found: dict[str, str] = {}
-    if all(_shards_known(point) for point in study.points):
-        graph = study_graph(study.config, study.points, study.folder)
-        found = _point_states(graph, study.points)
-        for point in study.points:
-            data = graph.node_of("diffusion", point.label).config.data
-            if (Path(data.shards) / MANIFEST_FILE).is_file():
-                epochs[point.label] = epoch_contents(data)
-    rows = [
-        plan_row(point, epochs.get(point.label), found.get(point.label, "not started"))
-        for point in study.points
-    ]
-    print(f"study {study.config.sweep.name} in {study.folder}\n")
-    print(text_table(PLAN_HEADER, plan_cells(rows)))
-    if any(row.epochs is None for row in rows):
-        print("\n? needs the shards: run the study, or build them with python -m adit_scale.data build")
-    return 0
+def _submit_slurm(study: Study, graph: Graph, only: set[str] | None) -> int:
+    from launchers.preflight import Job, preflight
+    from launchers.queue import in_queue
+    from launchers.slurm import Submitter, cancel, jobs_of, plan_arrays
+    from launchers.snapshot import snapshot_code
+
+    queue = jobs_of(graph, in_queue(study.folder))
+    todo = _left(graph, set(queue), only)
+    if not todo:
+        print(f"study {graph.study}: nothing to submit: {_count(graph, queue)}; {graph.folder}")
+        return 0
+    queued = {id_: job.job for id_, job in queue.items()}
+    report = graph.nodes[-1]
+    # A report in the queue waits for what was submitted before, not for this.
+    outdated = queued.pop(report.id, "") if report in todo else ""
+    arrays = plan_arrays(graph, todo, queued)
+    found = costs.study_costs(study, graph)
+    costs.check_budget(found)
+    preflight(
+        [Job(f"{array.kind} jobs", array.resources) for array in arrays],
+        study.folder,
+        found.disk_left_bytes,
+        runs_are_shared=study.launcher.runs_are_shared,
+        inputs=_inputs(study),
+    )
+    code = snapshot_code(study.folder)
+    tracking = study.config.tracking
+    submitter = Submitter(graph, study.launcher, code.path, tracking)
+    submitter.check(arrays)
+    if outdated:
+        cancel([outdated])
+    _freeze(study, graph, todo, {"tree": code.tree, "git_sha": code.git_sha, "dirty": code.dirty})
+    jobs = submitter.submit(arrays, queued)
+    for array in arrays:
+        print(f"{array.kind} x {len(array.nodes)}: job {array.job_id}")
+    print(f"study {graph.study}: {len(todo)} jobs submitted, {_count(graph, queue)}; {graph.folder}")
+    print(f"watch with `{_again(study, 'status')}`, read a log with `{_again(study, 'logs POINT -f')}`")
+    return 0 if jobs else 1
 
 
-def status(words: Sequence[str]) -> int:
-    """Print the state of every job, from the folders alone."""
-    study = compose_study(words)
-    graph = study_graph(study.config, study.points, study.folder)
-    found = states(graph)
-    rows = [(node.name, found[node.id], _detail(node, found[node.id])) for node in graph.nodes]
-    print(f"study {graph.study} in {graph.folder}\n")
-    print(text_table(("job", "state", "detail"), rows))
-    return 0
+def _inputs(study: Study) -> dict[str, str]:
+    """What the jobs read besides `runs`: setting -> place."""
+    data, hull = study.config.data, study.config.evaluation.hull
+    places = {"data.shards": data.shards} if data.shards and "://" not in data.shards else {}
+    if hull:
+        places["evaluation.hull"] = hull
+    return places
 
 
-def _run_here(study: Study, graph: Graph, todo: list[Node], lock: int) -> int:
+def _left(graph: Graph, queue: set[str], only: set[str] | None) -> list[Node]:
+    """What has to be submitted: missing nodes, and what is made from them (their jobs look for themselves
+    whether their inputs changed). A report is submitted anew with anything it has to wait for."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        again = any(source.id in found for source in node.inputs.values())
+        fresh = again or (not is_done(node) and (only is None or node.id in only))
+        if fresh and (node.id not in queue or (again and node.optional_inputs)):
+            found.add(node.id)
+    return [node for node in graph.nodes if node.id in found]
+
+
+def _freeze(study: Study, graph: Graph, todo: Sequence[Node], code: dict[str, Any]) -> None:
+    """Settings of what will run, and the study as a whole, on disk."""
+    tags = {"adit.launcher": study.launcher.kind}
+    if code.get("git_sha"):
+        tags |= {"adit.git_sha": code["git_sha"], "adit.git_dirty": str(code["dirty"]).lower()}
+    freeze(todo, graph.study, tags)
+    for node in todo:
+        if (node.folder / FAILED).is_file():
+            (node.folder / FAILED).unlink()
+            forget_crashes(node.folder)
+    config = study.config
+    record = StudyRecord(
+        folder=study.folder,
+        study=graph.study,
+        hypothesis=config.sweep.hypothesis,
+        words=[without_credentials(word) for word in study.overrides],
+        launcher=study.launcher.kind,
+        tracking={"uri": without_credentials(config.tracking.uri), "experiment": config.tracking.experiment},
+        nodes=[_node_record(node) for node in graph.nodes],
+        code=code,
+    )
+    record.save()
+
+
+def _node_record(node: Node) -> NodeRecord:
+    return NodeRecord(
+        id=node.id,
+        kind=node.kind,
+        label=node.label,
+        folder=node.folder,
+        inputs={name: source.id for name, source in node.inputs.items()},
+        optional_inputs=node.optional_inputs,
+        steps=node.steps,
+        size=node.config.model.denoiser.name if node.label else "",
+        resources=vars(node.resources),
+    )
+
+
+def _count(graph: Graph, queue: Any) -> str:
+    done = sum(is_done(node) for node in graph.nodes)
+    return f"{done} of {len(graph.nodes)} done, {len(queue)} in the queue already"
+
+
+def _run_here(study: Study, graph: Graph, lock: int, only: set[str] | None) -> int:
     from launchers.mirror import Mirror
 
+    todo = [node for node in graph.nodes if not is_done(node)]
+    _freeze(study, graph, todo, {})
     done = len(graph.nodes) - len(todo)
     print(f"study {graph.study}: {len(graph.nodes)} jobs, {done} done, {len(todo)} to do; {graph.folder}")
     mirror = Mirror(study, graph)
     mirror.start([node for node in graph.nodes if is_done(node)])
-    run = LocalRun(graph, study.launcher.parallel, Display(), lock, mirror.add, mirror.end)
+    launcher = study.launcher
+    run = LocalRun(graph, launcher.parallel, Display(), lock, mirror.add, mirror.end, only=only)
+    run.retries, run.backoff_s = launcher.retries, launcher.backoff_s
     found = run.run()
     report = next((node for node in graph.of_kind("report") if found[node.id] == "done"), None)
     failed = [node for node in graph.nodes if found[node.id] not in ("done", "waiting", "stopped")]
     outcome = "KILLED" if run.stop_signal else "FAILED" if failed else "FINISHED"
-    mirror.finish(report.folder if report else None, outcome)
+    mirror.finish(outcome)
     for node in failed:
         reason = failure_reason(node.folder) if found[node.id] == "failed" else found[node.id]
         print(f"{node.name}: {reason}" + (f" ({node.folder / LOG})" if found[node.id] == "failed" else ""))
@@ -99,42 +255,8 @@ def _run_here(study: Study, graph: Graph, todo: list[Node], lock: int) -> int:
     return 1 if failed else 0
 
 
-def _submit_slurm(study: Study, graph: Graph) -> int:
-    from launchers.slurm import submit_graph
-
-    jobs = submit_graph(graph, study.launcher)
-    for node in graph.nodes:
-        print(f"{node.name}: " + (f"job {jobs[node.id]}" if node.id in jobs else "done"))
-    print(f"watch with squeue and `{_again(study).replace('launch.py', 'launch.py status', 1)}`")
-    return 0
-
-
-def _again(study: Study) -> str:
-    return without_credentials(shlex.join(["python", "launch.py", *study.overrides]))
-
-
-def _shards_known(point: StudyPoint) -> bool:
-    """Whether the point's data can be named now: sources to digest, or shards that stand."""
-    data = point.config.data
-    return bool(data.sources) or (Path(data.shards) / MANIFEST_FILE).is_file()
-
-
-def _point_states(graph: Graph, points: Sequence[StudyPoint]) -> dict[str, str]:
-    """A point is as far as its evaluation; before that, as its diffusion run."""
-    found = states(graph)
-    point_states = {}
-    for point in points:
-        trained = found[graph.node_of("diffusion", point.label).id]
-        scored = found[graph.node_of("evaluation", point.label).id]
-        state = scored if scored == "done" else "trained" if trained == "done" else trained
-        point_states[point.label] = "not started" if state == "waiting" else state
-    return point_states
-
-
-def _detail(node: Node, state: str) -> str:
-    if state == "failed":
-        return failure_reason(node.folder) or ""
-    steps = {"autoencoder": node.config.autoencoder.steps, "diffusion": node.config.diffusion.steps}
-    if node.kind in steps and state in ("waiting", "running"):
-        return training_progress(node.folder / "journal.jsonl", steps[node.kind])
-    return ""
+def _again(study: Study, verb: str = "") -> str:
+    """The command to go on with; of a verb that finds the study by its name, the words that name it."""
+    naming = [w for w in study.overrides if w.partition("=")[0] in ("sweep", "sweep.name", "runs")]
+    words = shlex.join(naming if verb else study.overrides)
+    return without_credentials(" ".join(part for part in ("python launch.py", verb, words) if part))

@@ -85,15 +85,10 @@ def one_run(words: Sequence[str]) -> StudyConfig:
 
     Raises ConfigError for a word with several values.
     """
-    from launchers.compose import compose_study
+    from launchers.compose import compose_run
 
     named = any(word.startswith("sweep=") for word in words)
-    config = compose_study([*([] if named else ["sweep=scaling"]), *words]).config
-    given = {word.partition("=")[0] for word in words}
-    for axis, values in config.sweep.grid.items():
-        if axis in given and len(values) > 1:
-            raise ConfigError(f"{axis} has {len(values)} values; expected one: studies are launch.py's")
-    return config
+    return compose_run([*([] if named else ["sweep=scaling"]), *words])
 
 
 # -- the three ways in -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from adit_scale import config as settings
-from adit_scale.errors import AditError
+from adit_scale.errors import AditError, WorkerLost
 from adit_scale.jobs.node import CONFIG, FAILED, NodeBusy, NodeFolder, running_lock
 
 KINDS = {
@@ -45,7 +45,8 @@ def run(node: NodeFolder) -> None:
             return  # stopped from outside: nothing failed, the next launch goes on
         line = (str(error).strip().splitlines() or [""])[0]
         expected = isinstance(error, AditError)
-        node.fail(line if expected else f"{kind.__name__}: {line}", time.monotonic() - start)
+        final = expected and not isinstance(error, WorkerLost)
+        node.fail(line if expected else f"{kind.__name__}: {line}", time.monotonic() - start, final)
         if expected:
             print(line, file=sys.stderr)
         else:

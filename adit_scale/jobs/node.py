@@ -40,7 +40,7 @@ class Result:
 class NodeFolder:
     """``inputs``: name -> folder of the node it comes from, in the order they were given.
 
-    start_from: of a decay branch, the trunk's checkpoint (training/branches.py).
+    start_from: of a decay branch, the trunk's checkpoint (training/branches.py). tags: of its run in MLflow.
     """
 
     path: Path
@@ -51,6 +51,7 @@ class NodeFolder:
     inputs: Mapping[str, Path]
     optional_inputs: bool = False
     start_from: Path | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def load(path: Path) -> NodeFolder:
@@ -65,6 +66,7 @@ class NodeFolder:
             inputs={name: Path(folder) for name, folder in record["inputs"].items()},
             optional_inputs=record["optional_inputs"],
             start_from=Path(record["start_from"]) if record.get("start_from") else None,
+            tags=record.get("tags", {}),
         )
 
     def save(self) -> None:
@@ -79,6 +81,8 @@ class NodeFolder:
         }
         if self.start_from is not None:
             record["start_from"] = str(self.start_from)
+        if self.tags:
+            record["tags"] = dict(self.tags)
         _replace_json(self.path / NODE, record)
 
     def finished_inputs(self) -> dict[str, Path]:
@@ -117,10 +121,13 @@ class NodeFolder:
         (self.path / FAILED).unlink(missing_ok=True)
         _replace_json(self.path / DONE, record)
 
-    def fail(self, reason: str, wall_s: float) -> None:
-        """Write FAILED.json with one line that says why."""
+    def fail(self, reason: str, wall_s: float, final: bool = False) -> None:
+        """Write FAILED.json with one line that says why. final: another try would meet the same."""
         record = {"kind": self.kind, "id": self.id, "reason": reason, "wall_s": round(wall_s, 3)}
-        _replace_json(self.path / FAILED, record)
+        _replace_json(self.path / FAILED, {**record, "final": final})
+
+    def is_done(self) -> bool:
+        return is_done(self.path, self.id, self.inputs, self.optional_inputs)
 
     def _relative(self, path: Path) -> str:
         """Relative to the node's folder where inside it; outside it an absolute path."""
@@ -138,6 +145,29 @@ def result_digest(folder: Path) -> str:
     record = read_done(folder)
     text = json.dumps([record["id"], record["outputs"]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_done(folder: Path, id_: str, inputs: Mapping[str, Path], optional_inputs: bool) -> bool:
+    """Finished, with its outputs still there, from the results its inputs have now.
+
+    An input that is being made again does not undo its consumers unless its result then differs; a report is
+    done only while every input that finished is in it.
+    """
+    if not (folder / DONE).is_file():
+        return False
+    record = read_done(folder)
+    if record["id"] != id_ or not all((folder / output).exists() for output in record["outputs"]):
+        return False
+    now = {name: result_digest(source) for name, source in inputs.items() if (source / DONE).is_file()}
+    if optional_inputs:
+        return bool(record["inputs"] == now)
+    return all(record["inputs"].get(name) == digest for name, digest in now.items())
+
+
+def failed_for_good(folder: Path) -> bool:
+    """Whether the node said why it failed, and that another try would meet the same."""
+    path = folder / FAILED
+    return path.is_file() and bool(_read_json(path, "the marker of a failed node").get("final"))
 
 
 def failure_reason(folder: Path) -> str | None:

@@ -20,6 +20,7 @@ from adit_scale.jobs.node import CONFIG, NODE, NodeFolder
 from adit_scale.models.autoencoder import Autoencoder
 from adit_scale.models.dit import Denoiser
 from adit_scale.training import checkpoint, pretrained, weights
+from adit_scale.training.config import WEIGHTS_FILE
 
 _BLOCK_SETS = 4096  # sets whose spacegroups are read at once
 
@@ -122,7 +123,7 @@ def _node(run: Path, data: str, autoencoder: Path | None) -> SampleModel:
         return _node(node.inputs["diffusion"], data, autoencoder)
     if node.kind != "diffusion":
         raise ConfigError(f"run={run}: holds a node of kind {node.kind}; expected a diffusion run")
-    if not (run / "weights" / weights.WEIGHTS_FILE).is_file():
+    if not (run / "weights" / WEIGHTS_FILE).is_file():
         raise CheckpointError(
             f"run={run}: has not finished, no {run.name}/weights; let it finish, or make a model of its "
             f"newest checkpoint with `adit checkpoint export {run} --to FOLDER` and sample run=FOLDER"

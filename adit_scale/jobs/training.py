@@ -1,46 +1,62 @@
-"""Autoencoder and diffusion runs: torchrun's agent in this process, one worker a rank."""
+"""Autoencoder and diffusion runs: one worker a rank, by torchrun here or by srun on a SLURM job's nodes."""
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import signal
+import socket
+import subprocess
 import sys
 from pathlib import Path
-
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main as torchrun
+from types import FrameType
 
 from adit_scale.config import StudyConfig
-from adit_scale.errors import TrainingError
+from adit_scale.errors import TrainingError, WorkerLost
 from adit_scale.jobs.node import ATTEMPT, LOG, NodeFolder, Result
-from adit_scale.jobs.worker import ERROR
-from adit_scale.training.interrupts import EXIT_REQUEUE
-from adit_scale.training.weights import CONFIG_FILE, WEIGHTS_FILE
+from adit_scale.jobs.worker import BY_SRUN, ERROR
+from adit_scale.training.config import CONFIG_FILE, WEIGHTS_FILE
+from adit_scale.training.exit_codes import EXIT_REQUEUE
 
 SAVE_GRACE_S = 120  # how long ranks may take to save when asked to stop
+# Once a rank has left, how long srun lets the others follow.
+LEAVE_S = 60
 # SLURM's warning ahead of a time limit (USR2) has to reach the ranks like any other request to stop.
 HANDED_ON = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+# Set by the supervisor of a SLURM job (batch.py): ranks are srun's tasks; words before `python` in each.
+BY_SRUN_VARIABLE, CONTAINER_VARIABLE = "ADIT_BY_SRUN", "ADIT_CONTAINER"
 
 
 def run(node: NodeFolder, config: StudyConfig) -> Result:
     """Train to the end, from the newest checkpoint where there is one.
 
     Exits with EXIT_REQUEUE when it was asked to stop and saved its state. Raises TrainingError with a
-    worker's own line when one failed.
+    worker's own line when one failed, WorkerLost when one ended without a word.
     """
-    error_file = node.path / ERROR
-    error_file.unlink(missing_ok=True)
-    outputs = (node.path / "weights" / WEIGHTS_FILE, node.path / "weights" / CONFIG_FILE)
-    try:
-        torchrun(worker_command(node.path, config.parallel.world_size))
-    except SignalException:
+    (node.path / ERROR).unlink(missing_ok=True)
+    start = _srun if os.environ.get(BY_SRUN_VARIABLE) else _torchrun
+    codes = start(node.path, config.parallel.world_size)
+    if EXIT_REQUEUE in codes:  # others then lost the peer that left
         sys.exit(EXIT_REQUEUE)
+    if any(codes):
+        raise _failure(node.path, codes)
+    return Result((node.path / "weights" / WEIGHTS_FILE, node.path / "weights" / CONFIG_FILE))
+
+
+def _torchrun(folder: Path, world_size: int) -> set[int]:
+    """The ranks as processes of this machine under torchrun's agent, in this process. Returns exit codes."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException  # seconds: not on a SLURM job
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun(worker_command(folder, world_size))
+    except SignalException:
+        return {EXIT_REQUEUE}
     except ChildFailedError as error:
-        codes = {failure.exitcode for failure in error.failures.values()}
-        if EXIT_REQUEUE in codes:  # others then lost the peer that left
-            sys.exit(EXIT_REQUEUE)
-        raise TrainingError(_reason(node.path, codes)) from error
-    return Result(outputs)
+        return {failure.exitcode for failure in error.failures.values()}
+    return set()
 
 
 def worker_command(folder: Path, world_size: int) -> list[str]:
@@ -54,12 +70,57 @@ def worker_command(folder: Path, world_size: int) -> list[str]:
     ]
 
 
-def _reason(folder: Path, exit_codes: set[int]) -> str:
+def _srun(folder: Path, world_size: int) -> set[int]:
+    """The ranks as tasks of a step over all nodes of this SLURM job; rank 0 is on this one.
+
+    SLURM itself signals the tasks when it ends or moves the job, and srun then aborts the step: TERM must not
+    be handed on. USR2, from the supervisor, is.
+    """
+    environment = os.environ | {"MASTER_ADDR": os.environ["SLURMD_NODENAME"], "MASTER_PORT": _free_port()}
+    process = subprocess.Popen(srun_command(folder, world_size), stdin=subprocess.DEVNULL, env=environment)
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        if process.poll() is None:
+            process.send_signal(signal.SIGUSR2)
+
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, hand_on)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    code = process.wait()
+    return {code} if code else set()
+
+
+def srun_command(folder: Path, world_size: int) -> list[str]:
+    """One task a rank, as the job was allocated; a rank that is lost ends the step, so that none waits for it
+    until the watchdog's time is up."""
+    words = shlex.split(os.environ.get(CONTAINER_VARIABLE, ""))
+    return [
+        "srun",
+        *("--nodes", os.environ["SLURM_JOB_NUM_NODES"], "--ntasks", str(world_size)),
+        *("--cpus-per-task", os.environ.get("SLURM_CPUS_PER_TASK", "1")),
+        *("--kill-on-bad-exit=1", f"--wait={LEAVE_S}", "--mpi=none"),
+        *words,
+        "python3" if words else sys.executable,
+        *("-m", "adit_scale.jobs.worker", str(folder), BY_SRUN),
+    ]
+
+
+def _free_port() -> str:
+    """Free on this machine, where rank 0 will listen, on every interface."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return str(probe.getsockname()[1])
+
+
+def _failure(folder: Path, exit_codes: set[int]) -> TrainingError:
     """The line a worker left, else the last exception in the log, else the exit status."""
     if (folder / ERROR).is_file():
-        return (folder / ERROR).read_text().strip()
+        return TrainingError((folder / ERROR).read_text().strip())
     log = folder / LOG
     text = log.read_text(errors="replace").rpartition(ATTEMPT)[2] if log.is_file() else ""
     raised = re.findall(r"^(?:\[rank\d+\]: )?([\w.]+(?:Error|Exception): .*)$", text, re.MULTILINE)
     own = [line for line in raised if "ChildFailedError" not in line]
-    return own[-1] if own else f"a worker ended with status {sorted(exit_codes)}; see {log}"
+    killed = re.findall(r"^srun: error: .*: (.*(?:Killed|Out Of Memory).*)$", text, re.MULTILINE)
+    if killed:
+        return WorkerLost(f"{killed[0]} (out of memory? a larger launcher.mem_gib; or someone killed it)")
+    return WorkerLost(own[-1] if own else f"a worker ended with status {sorted(exit_codes)}; see {log}")

@@ -1,8 +1,9 @@
-"""One rank of a training node, started by torchrun: ``-m adit_scale.jobs.worker NODE_FOLDER``."""
+"""One rank of a training node: ``-m adit_scale.jobs.worker NODE_FOLDER [srun]``, under torchrun or srun."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from adit_scale.jobs.node import CONFIG, NodeFolder
 
 ERROR = ".error.txt"
 PR_SET_PDEATHSIG = 1
+BY_SRUN = "srun"
 
 
 def main(folder: Path) -> int:
@@ -21,7 +23,7 @@ def main(folder: Path) -> int:
     node = NodeFolder.load(folder)
     config = settings.load(folder / CONFIG)
     from adit_scale.jobs.curves import make_scorer
-    from adit_scale.training.interrupts import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+    from adit_scale.training.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
     from adit_scale.training.run import train
 
     autoencoder = node.inputs.get("autoencoder")
@@ -42,6 +44,17 @@ def main(folder: Path) -> int:
     return EXIT_DONE if finished else EXIT_REQUEUE
 
 
+def _join_step() -> None:
+    """Tell torch.distributed which of the step's tasks this is; srun was given the meeting point."""
+    for name, of_slurm in (
+        ("RANK", "SLURM_PROCID"),
+        ("WORLD_SIZE", "SLURM_NTASKS"),
+        ("LOCAL_RANK", "SLURM_LOCALID"),
+    ):
+        os.environ[name] = os.environ[of_slurm]
+    os.environ["LOCAL_WORLD_SIZE"] = os.environ["SLURM_TASKS_PER_NODE"].partition("(")[0]
+
+
 def _die_with_parent() -> None:
     """On Linux, stop as if asked to when the agent is killed: an orphan must not go on writing the run."""
     if sys.platform == "linux":
@@ -49,4 +62,6 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    if BY_SRUN in sys.argv[2:]:
+        _join_step()
     sys.exit(main(Path(sys.argv[1])))

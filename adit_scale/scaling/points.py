@@ -1,10 +1,12 @@
-"""A study's grid, point by point, and what each point will cost before anything is run. Free of torch."""
+"""A study's points, and what an epoch shows them. Free of torch."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,16 @@ import numpy as np
 from adit_scale.config import StudyConfig
 from adit_scale.data.config import DataConfig
 from adit_scale.data.manifest import open_manifest, size_counts
-from adit_scale.models.config import DenoiserConfig
-from adit_scale.models.ladder import denoiser_parameters, training_flops
-
-SIZE_AXIS = "model/denoiser"
+from adit_scale.errors import ConfigError
+from adit_scale.scaling.config import SIZE_AXIS, SweepConfig
 
 
 @dataclass(frozen=True)
 class StudyPoint:
-    """One diffusion run of a study: its place on the axes and its full settings."""
+    """One diffusion run of a study: its place on the axes and its full settings.
+
+    ``config`` shares with other points' the groups that are the same: to change it, replace.
+    """
 
     label: str
     axes: Mapping[str, Any]
@@ -35,11 +38,61 @@ def point_label(axes: Mapping[str, Any]) -> str:
     return re.sub(r"[^\w.=+-]+", "_", label)
 
 
+def sweep_points(sweep: SweepConfig) -> list[dict[str, Any]]:
+    """The points as axis -> value: the product of the grid's axes and the zips, less what is excluded.
+
+    The last axis (or zip) is the fastest. Raises ConfigError for an exclusion that matches nothing or names
+    no axis, where no point is left, and for two points of one label.
+    """
+    factors = [[{axis: value} for value in values] for axis, values in sweep.grid.items()]
+    for part in sweep.zip.values():
+        factors.append([dict(zip(part, values, strict=True)) for values in zip(*part.values(), strict=True)])
+    points: list[dict[str, Any]] = [
+        {axis: value for step in steps for axis, value in step.items()}
+        for steps in itertools.product(*factors)
+    ]
+    left = _without_excluded(points, sweep)
+    twice = [label for label, n in Counter(map(point_label, left)).items() if n > 1]
+    if twice:
+        parts = "sweep.grid and sweep.zip name" if sweep.zip else "sweep.grid names"
+        raise ConfigError(f"{parts} a point twice: {', '.join(sorted(twice))}; expected different values")
+    return left
+
+
+def _without_excluded(points: list[dict[str, Any]], sweep: SweepConfig) -> list[dict[str, Any]]:
+    left = points
+    for i, entry in enumerate(sweep.exclude):
+        where = f"sweep.exclude[{i}]"
+        unknown = [axis for axis in entry if axis not in sweep.axes()]
+        if unknown:
+            raise ConfigError(f"{where} names {unknown[0]}; expected axes: {', '.join(sweep.axes())}")
+        if not any(_matches(entry, point) for point in points):
+            raise ConfigError(
+                f"{where} is {entry} and matches no point; expected values that the axes have, or "
+                "sweep.exclude=[] for none"
+            )
+        left = [point for point in left if not _matches(entry, point)]
+    if not left:
+        raise ConfigError(f"sweep.exclude leaves out all {len(points)} points; expected at least one left")
+    return left
+
+
+def _matches(entry: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    return all(
+        point[axis] == wanted or (isinstance(wanted, list) and point[axis] in wanted)
+        for axis, wanted in entry.items()
+    )
+
+
 @dataclass(frozen=True)
 class EpochContents:
-    """What an epoch shows: visits to sets of n atoms are ``visits[n]``, all data sets together."""
+    """What an epoch shows: visits to sets of n atoms are ``visits[n]``, all data sets together.
+
+    stored: how many sets of n atoms there are, however often an epoch visits them.
+    """
 
     visits: np.ndarray
+    stored: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def atoms(self) -> float:
@@ -54,62 +107,8 @@ def epoch_contents(data: DataConfig) -> EpochContents:
     """Of the shards that ``data`` names. Raises DataError where they are missing or damaged."""
     manifest = open_manifest(data)
     repeat = np.array([data.repeat.get(name, 1.0) for name in manifest.datasets])
-    return EpochContents(repeat @ size_counts(manifest.split("train"), len(manifest.datasets)))
-
-
-@dataclass(frozen=True)
-class PlanRow:
-    """A point before it is run. atoms: an upper bound, steps times the budget; flops: C of docs/method.md."""
-
-    label: str
-    size: str
-    parameters: int
-    steps: int
-    atoms: float
-    sets: float | None
-    epochs: float | None
-    flops: float | None
-    status: str
-
-
-def plan_row(point: StudyPoint, epoch: EpochContents | None, status: str) -> PlanRow:
-    """What ``point`` will see and cost; None where the shards are not built yet."""
-    shape, stage = point.config.model.denoiser, point.config.diffusion
-    atoms = float(stage.steps) * stage.atom_budget
-    sets = epochs = flops = None
-    if epoch is not None:
-        epochs = atoms / epoch.atoms
-        sets = epochs * epoch.sets
-        flops = epochs * _training_flops(shape, epoch.visits, stage.self_conditioning)
-    return PlanRow(
-        point.label, shape.name, denoiser_parameters(shape), stage.steps, atoms, sets, epochs, flops, status
-    )
-
-
-def _training_flops(shape: DenoiserConfig, visits: np.ndarray, self_conditioning: float) -> float:
-    """Of one epoch: sets of one size cost the same."""
-    sizes = np.flatnonzero(visits)
-    return float(sum(visits[n] * training_flops(shape, [int(n)], self_conditioning) for n in sizes))
-
-
-PLAN_HEADER = ("point", "parameters", "steps", "atoms", "sets", "epochs", "FLOPs", "status")
-
-
-def plan_cells(rows: Iterable[PlanRow]) -> list[tuple[str, ...]]:
-    """The rows of the plan table as text, under ``PLAN_HEADER``."""
-    return [
-        (
-            row.label,
-            f"{row.parameters / 1e3:.1f} k" if row.parameters < 1e6 else f"{row.parameters / 1e6:.1f} M",
-            f"{row.steps:,}",
-            _scientific(row.atoms),
-            _scientific(row.sets),
-            "?" if row.epochs is None else f"{row.epochs:.3g}",
-            _scientific(row.flops),
-            row.status,
-        )
-        for row in rows
-    ]
+    counts = size_counts(manifest.split("train"), len(manifest.datasets))
+    return EpochContents(repeat @ counts, counts.sum(axis=0))
 
 
 def text_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -124,7 +123,3 @@ def text_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         ).rstrip()
 
     return "\n".join([line(header), line(tuple("-" * w for w in widths)), *map(line, rows)])
-
-
-def _scientific(value: float | None) -> str:
-    return "?" if value is None else f"{value:.3g}" if value < 1e5 else f"{value:.2e}"

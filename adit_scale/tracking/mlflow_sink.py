@@ -6,38 +6,41 @@ jobs never talk to MLflow. This is the only module that imports mlflow.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.db import upgrade as mlflow_db_upgrade
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from adit_scale.errors import AditError, ConfigError
-from adit_scale.tracking.config import check_uri, without_credentials
+from adit_scale.errors import ConfigError
+from adit_scale.tracking.config import (
+    SERVERS,
+    StoreUnavailable,
+    absolute_uri,
+    check_uri,
+    sqlite_file,
+    without_credentials,
+)
+from adit_scale.tracking.folders import STUDY_TAG
 from adit_scale.tracking.increments import Increment, Point
+from adit_scale.tracking.locks import LOCK, locked
 
 JOURNAL_TAG = "adit.journal"  # the journal's id: one MLflow run a journal
-STUDY_TAG = "adit.study"  # one parent run a study
 MARK_TAG = "adit.mirrored"
 SIDE_MARK_TAG = "adit.mirrored.scoring"  # of the run's second journal
 PARENT_TAG = "mlflow.parentRunId"
-MAX_METRICS_PER_BATCH = 1000
+# Of the 1,000 entries that a server takes at once, tags may be 100: the last batch carries the mark.
+MAX_METRICS_PER_BATCH = 900
 MAX_PARAMS_PER_BATCH = 100
-LOCK_TIMEOUT_S = 60.0
-
-
-class StoreUnavailable(AditError):
-    """The tracking store cannot be reached or refused a request; what was to be written can wait."""
-
+MAX_TWINS = 100
 
 # Without this tag MLflow shows a new experiment as one of language-model applications.
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
@@ -49,30 +52,42 @@ class MlflowStore:
     ``with store.sole_writer():`` around writes keeps processes that share a SQLite file apart.
     """
 
-    def __init__(self, uri: str, experiment: str) -> None:
-        self.uri = _absolute(uri)
-        self.experiment_id = ensure_store(uri, experiment)
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
+        self.uri = absolute_uri(uri)
+        self.experiment_id = ensure_store(uri, experiment, artifacts)
         self._client = MlflowClient(self.uri)
 
     @contextmanager
     def sole_writer(self) -> Iterator[None]:
-        with _locked(_sqlite_file(self.uri)):
+        with _locked(sqlite_file(self.uri), self.uri):
             yield
 
     def ping(self) -> None:
         with _store_errors(self.uri):
             self._client.get_experiment(self.experiment_id)
 
-    def find_run(self, tag: str, value: str) -> Run | None:
-        """The oldest run of the experiment with this tag, deleted ones included."""
+    def find_run(self, tag: str, value: str, known: str | None = None) -> Run | None:
+        """The run with this tag, deleted ones included; a study's tag finds only its parent run.
+
+        A request that was lost on its way may have made the run and a later one made it again. ``known`` is
+        the one to keep, else the oldest; others that nothing was written to are deleted.
+        """
+        quote = '"' if "'" in value else "'"
+        parents = f" and tags.`{PARENT_TAG}` IS NULL" if tag == STUDY_TAG else ""
         with _store_errors(self.uri):
-            found = self._client.search_runs(
+            runs = self._client.search_runs(
                 [self.experiment_id],
-                filter_string=f"tags.`{tag}` = '{value}'",
+                filter_string=f"tags.`{tag}` = {quote}{value}{quote}{parents}",
                 run_view_type=ViewType.ALL,
-                max_results=1,
+                max_results=MAX_TWINS,
                 order_by=["attributes.start_time ASC"],
             )
+            found = sorted(
+                found, key=lambda run: (run.info.run_id != known, _is_empty(run), _is_deleted(run))
+            )
+            for twin in found[1:]:
+                if _is_empty(twin) and not _is_deleted(twin):
+                    self._client.delete_run(twin.info.run_id)
         return found[0] if found else None
 
     def create_run(self, name: str, tags: Mapping[str, str], start_ms: int) -> str:
@@ -86,10 +101,17 @@ class MlflowStore:
         with _store_errors(self.uri):
             return self._client.get_run(run_id)
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+    def set_tags(self, run: Run, tags: Mapping[str, str]) -> None:
+        """Write those that the run does not have."""
+        changed = [RunTag(k, v) for k, v in tags.items() if run.data.tags.get(k) != v]
         with _store_errors(self.uri):
-            for key, value in tags.items():
-                self._client.set_tag(run_id, key, value)
+            for part in _chunks(changed, MAX_PARAMS_PER_BATCH):
+                self._client.log_batch(run.info.run_id, tags=part)
+
+    def drop_tag(self, run: Run, key: str) -> None:
+        if key in run.data.tags:
+            with _store_errors(self.uri):
+                self._client.delete_tag(run.info.run_id, key)
 
     def set_status(self, run_id: str, status: str, end_ms: int | None = None) -> None:
         """Status RUNNING, FINISHED, FAILED or KILLED; ``end_ms`` with all but RUNNING."""
@@ -100,27 +122,28 @@ class MlflowStore:
                 self._client.set_terminated(run_id, status=status, end_time=end_ms)
 
     def write(self, run: Run, increment: Increment, mark_tag: str = MARK_TAG) -> None:
-        """Write an increment in batches the store accepts, then its mark: a crash between loses nothing."""
+        """Write an increment in batches the store accepts, its mark last: a crash between loses nothing."""
         run_id = run.info.run_id
         # A parameter cannot change in MLflow: the first value stands.
         params = [Param(k, v) for k, v in increment.params.items() if k not in run.data.params]
         tags = {k: v for k, v in increment.tags.items() if run.data.tags.get(k) != v}
+        mark = {mark_tag: increment.mark.to_json()}
+        metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in increment.points]
+        *firsts, last = list(_chunks(metrics, MAX_METRICS_PER_BATCH)) or [[]]
         with _store_errors(self.uri):
             for part in _chunks(params, MAX_PARAMS_PER_BATCH):
                 self._client.log_batch(run_id, params=part)
             for part in _chunks([RunTag(k, v) for k, v in tags.items()], MAX_PARAMS_PER_BATCH):
                 self._client.log_batch(run_id, tags=part)
-        self.write_points(run_id, increment.points)
+            for part in firsts:
+                self._client.log_batch(run_id, metrics=part)
+            # The store writes a batch's metrics before its tags.
+            if run.data.tags.get(mark_tag) != mark[mark_tag]:
+                self._client.log_batch(run_id, metrics=last, tags=[RunTag(k, v) for k, v in mark.items()])
+            elif last:
+                self._client.log_batch(run_id, metrics=last)
         if run.info.status != "RUNNING" and increment.points:
             self.set_status(run_id, "RUNNING")  # the run was resumed
-        if run.data.tags.get(mark_tag) != increment.mark.to_json():
-            self.set_tags(run_id, {mark_tag: increment.mark.to_json()})
-
-    def write_points(self, run_id: str, points: list[Point]) -> None:
-        metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in points]
-        with _store_errors(self.uri):
-            for part in _chunks(metrics, MAX_METRICS_PER_BATCH):
-                self._client.log_batch(run_id, metrics=part)
 
     def write_final_metrics(self, run_id: str, values: Mapping[str, float], at_ms: int) -> None:
         """Write results that have no step. An equal value is not written again; a new one gets a new step."""
@@ -130,29 +153,37 @@ class MlflowStore:
             seen = latest.get(key)
             if seen is None or not _same(seen.value, value):
                 points.append(Point(key, value, at_ms, 0 if seen is None else seen.step + 1))
-        self.write_points(run_id, points)
+        metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in points]
+        with _store_errors(self.uri):
+            for part in _chunks(metrics, MAX_METRICS_PER_BATCH):
+                self._client.log_batch(run_id, metrics=part)
 
     def write_artifacts(self, run_id: str, folder: Path, artifact_path: str | None) -> None:
         with _store_errors(self.uri):
             self._client.log_artifacts(run_id, str(folder), artifact_path)
 
 
-def ensure_store(uri: str, experiment: str) -> str:
+def ensure_store(uri: str, experiment: str, artifacts: Path | None = None) -> str:
     """Create folder, database and experiment where missing; returns the experiment's id.
 
-    Safe to call from several processes at once: the creation of a SQLite store is locked. Artifacts of a
-    SQLite store go to ``artifacts/`` beside the database; a server decides on its own.
+    Safe to call from several processes at once: the creation of a database is locked. Artifacts of a SQLite
+    store go to ``artifacts/`` beside the database, of another database to ``artifacts``; a server decides on
+    its own.
 
     Raises ConfigError for a URI or experiment that cannot be used, StoreUnavailable if the store is down.
     """
-    _configure_mlflow()
+    configure_mlflow()
     check_uri(uri)
-    uri, database = _absolute(uri), _sqlite_file(uri)
-    with _store_errors(uri), _locked(database):
+    uri, database = absolute_uri(uri), sqlite_file(uri)
+    if database is not None:
+        artifacts = database.parent / "artifacts"
+    elif uri.partition("://")[0] in SERVERS:
+        artifacts = None
+    with _store_errors(uri), _locked(database, uri) if database else _locked(artifacts, uri):
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            location = (database.parent / "artifacts" / experiment).resolve().as_uri() if database else None
+            location = (artifacts / experiment).resolve().as_uri() if artifacts else None
             return _create_experiment(client, experiment, location)
     if found.lifecycle_stage != "active":
         raise ConfigError(
@@ -160,6 +191,30 @@ def ensure_store(uri: str, experiment: str) -> str:
             "restore it there or name another"
         )
     return found.experiment_id
+
+
+def upgrade_database(uri: str) -> None:
+    """Create MLflow's tables, or bring those of an older MLflow up to this one's.
+
+    Raises StoreUnavailable where the database cannot be reached or altered.
+    """
+    configure_mlflow()
+    assert mlflow_db_upgrade.callback is not None
+    with _store_errors(uri):
+        # The command itself would show the address, and so its password, to every user of the machine.
+        mlflow_db_upgrade.callback(absolute_uri(uri))
+
+
+def server_settings(backend: str, artifacts: Path, allowed_hosts: str) -> dict[str, str]:
+    """The environment of an ``mlflow server``: its stores, who may call it, and nothing that runs code."""
+    return {
+        "MLFLOW_BACKEND_STORE_URI": _absolute(backend),
+        "MLFLOW_ARTIFACTS_DESTINATION": artifacts.absolute().as_uri(),
+        "MLFLOW_SERVER_ALLOWED_HOSTS": allowed_hosts,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
 
 
 def latest_metrics(run: Run) -> dict[str, Metric]:
@@ -178,7 +233,7 @@ def _create_experiment(client: MlflowClient, name: str, location: str | None) ->
         return found.experiment_id
 
 
-def _configure_mlflow() -> None:
+def configure_mlflow() -> None:
     """Quiet, no pickles, and short waits: MLflow's own seven retries would block for minutes."""
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -190,35 +245,13 @@ def _configure_mlflow() -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
-def _sqlite_file(uri: str) -> Path | None:
-    """The file of ``sqlite:///relative`` or ``sqlite:////absolute``; None for other stores."""
-    prefix = "sqlite:///"
-    return Path(uri[len(prefix) :].partition("?")[0]) if uri.startswith(prefix) else None
-
-
-def _absolute(uri: str) -> str:
-    """A relative SQLite file resolved now, so that a later change of directory cannot split the store."""
-    file = _sqlite_file(uri)
-    return uri if file is None else uri.replace(str(file), str(file.resolve()), 1)
-
-
 @contextmanager
-def _locked(database: Path | None) -> Iterator[None]:
-    """Hold the lock file beside a SQLite database; creates the folder. No lock for servers (None)."""
-    if database is None:
+def _locked(place: Path | None, uri: str) -> Iterator[None]:
+    """Hold the lock beside a SQLite database, or in the folder of another's artifacts. None: no lock."""
+    if place is None:
         yield
         return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(database.name + ".lock").open("w") as file:
-        deadline_s = time.monotonic() + LOCK_TIMEOUT_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline_s:
-                    raise StoreUnavailable(f"{database}: locked by another process") from error
-                time.sleep(0.05)
+    with locked(place.with_name(place.name + ".lock") if place == sqlite_file(uri) else place / LOCK):
         yield
 
 
@@ -231,6 +264,15 @@ def _store_errors(uri: str) -> Iterator[None]:
         reason = without_credentials((str(error).strip() or type(error).__name__).splitlines()[0])
         # From None: the chained message may hold the address with its password.
         raise StoreUnavailable(f"tracking store {without_credentials(uri)}: {reason[:200]}") from None
+
+
+def _is_empty(run: Run) -> bool:
+    """Whether nothing was written to a run since it was made."""
+    return MARK_TAG not in run.data.tags and not run.data.metrics
+
+
+def _is_deleted(run: Run) -> bool:
+    return bool(run.info.lifecycle_stage != "active")
 
 
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:

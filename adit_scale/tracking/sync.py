@@ -1,23 +1,21 @@
-"""Mirror every journal below a folder once: for stores that were down, and for runs of other machines."""
+"""Mirror every run below a folder once: for stores that were down or lost, and for runs of other machines."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from adit_scale.errors import ConfigError, DataError
-from adit_scale.tracking.config import check_uri
-from adit_scale.tracking.increments import first_time_ms
-from adit_scale.tracking.journal import FILE_NAME, side_journal
-from adit_scale.tracking.mlflow_sink import StoreUnavailable
+from adit_scale.tracking.config import StoreUnavailable, check_uri, usable_uri
+from adit_scale.tracking.folders import NODE, STUDY, find_runs
+from adit_scale.tracking.journal import FILE_NAME
 from adit_scale.tracking.tailer import Tailer
 
 
 @dataclass
 class SyncReport:
-    """Journals found, metric values written, and one line for each journal that could not be mirrored."""
+    """Journals found, metric values written, and one line for each run that could not be mirrored."""
 
     journals: int = 0
     values: int = 0
@@ -25,33 +23,31 @@ class SyncReport:
 
 
 def sync(runs: Path | str, uri: str, experiment: str) -> SyncReport:
-    """Mirror all journals below ``runs``. Doing it again, or beside a running launcher, adds nothing twice.
+    """Bring a store up to all runs in ``runs``: a folder of studies, a study's, or a run's.
 
-    A folder with ``node.json`` is a node of a study: its run is nested under the study's, named there or else
-    after the folder above. ``DONE.json`` and ``FAILED.json`` end a run; others are left as they are.
+    Values, tags, endings, pictures, reports and results, whatever of them is missing. Doing it again, or
+    beside a running launcher or its jobs, adds nothing twice. A folder with ``node.json`` is a job of a
+    study: its run is nested under the study's, named there or else after the folder above. Runs that did
+    not end are left as they are.
 
     Raises ConfigError if there is no folder or no URI, StoreUnavailable if the store cannot be reached.
     """
     root = Path(runs)
     if not root.is_dir():
         raise ConfigError(f"{root}: no such folder; expected a folder that holds run folders")
+    uri = usable_uri(uri)
     if not uri:
         raise ConfigError("tracking.uri: got an empty address; name the store with --uri")
     check_uri(uri)
-    found = sorted(root.resolve().rglob(FILE_NAME))
-    sides = {side_journal(path) for path in found}  # mirrored with the journals they belong to
-    journals = [path for path in found if path not in sides]
-    report = SyncReport(len(journals))
-    tailer = Tailer(uri, experiment)
-    endings: dict[str, str] = {}
-    for journal in journals:
+    root = root.resolve()
+    folders = list(find_runs(root))
+    report = SyncReport(sum((folder / FILE_NAME).is_file() for folder in folders))
+    tailer = Tailer(uri, experiment, artifacts=artifacts_folder(root))
+    for folder in folders:
         try:
-            _add(tailer, journal, endings)
+            tailer.add_folder(folder, reopen=False)
         except DataError as error:
             report.failures.append(str(error))
-    for handle, status in endings.items():
-        if status:
-            tailer.finish(handle, status)
     report.values = tailer.poll()
     if tailer.last_error:
         raise StoreUnavailable(tailer.last_error)
@@ -59,48 +55,30 @@ def sync(runs: Path | str, uri: str, experiment: str) -> SyncReport:
     return report
 
 
-def _add(tailer: Tailer, journal: Path, endings: dict[str, str]) -> None:
-    """Note a journal and how its run ended; the parent ends with the last of its nodes."""
-    folder = journal.parent
-    node = _read_node(folder)
-    started_ms = first_time_ms(journal)
-    if started_ms is None:
-        return
-    ending = _ending(folder)
-    parent = None
-    name = folder.name
-    if node:
-        name = "-".join(str(node[key]) for key in ("kind", "label") if node.get(key)) or name
-        study = str(node.get("study") or folder.parent.name)
-        parent = tailer.start_parent(study, start_time_s=started_ms / 1000, reopen=False)
-        endings[parent] = _joined(endings.get(parent, ending), ending)
-    tags = {f"adit.{key}": str(node[key]) for key in ("kind", "label", "id") if node.get(key)}
-    endings[tailer.add(journal, name, tags, parent)] = ending
+def artifacts_folder(root: Path) -> Path:
+    """Where a database that is no server keeps artifacts: beside the studies, given any folder of them."""
+    if (root / NODE).is_file():
+        root = root.parent
+    return (root.parent if (root / STUDY).is_file() else root) / "artifacts"
 
 
-def _ending(folder: Path) -> str:
-    if (folder / "DONE.json").exists():
-        return "FINISHED"
-    return "FAILED" if (folder / "FAILED.json").exists() else ""
+def mirror(
+    journal_path: Path | str,
+    uri: str,
+    experiment: str,
+    run_name: str,
+    parent_run_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> str | None:
+    """Mirror one journal once; returns its MLflow run's id (None while the journal has no record).
 
-
-def _joined(a: str, b: str) -> str:
-    """How a study ended whose parts ended so: open parts leave it open, failed ones fail it."""
-    if not a or not b:
-        return ""
-    return "FAILED" if "FAILED" in (a, b) else "FINISHED"
-
-
-def _read_node(folder: Path) -> dict[str, Any]:
-    path = folder / "node.json"
-    if not path.is_file():
-        return {}
-    try:
-        node = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(
-            f"{path}: not JSON ({error}); expected the node.json that the launcher wrote"
-        ) from error
-    if not isinstance(node, dict):
-        raise DataError(f"{path}: got a {type(node).__name__}; expected the object that the launcher wrote")
-    return node
+    Raises StoreUnavailable, or DataError for a damaged journal.
+    """
+    tailer = Tailer(uri, experiment)
+    handle = tailer.add(journal_path, run_name, tags, parent_run_id)
+    tailer.poll()
+    if tailer.last_error:
+        raise StoreUnavailable(tailer.last_error)
+    if failures := tailer.failures():
+        raise DataError(failures[0])
+    return tailer.run_id(handle)

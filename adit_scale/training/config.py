@@ -12,6 +12,8 @@ SCHEDULES = ("constant", "cosine", "wsd", "decay")
 BEST_RULE = r"validation/(\S+?)(?: (min|max))?"
 # Gradients are exchanged so many at a time; DeepSpeed's own 5e8 would take up to 2 GB whatever the model.
 BUCKET_ELEMENTS = 50_000_000
+# In the folder weights/ of a run, and of a snapshot.
+WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "config.json"
 PRECISIONS = ("auto", "fp32", "bf16")
 
 

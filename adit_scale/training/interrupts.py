@@ -19,16 +19,12 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from adit_scale.training.exit_codes import EXIT_FORCED
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 FORCING = (signal.SIGTERM, signal.SIGINT)  # USR1 and USR2 only warn: a late warning must not cost the save
 # The scheduler and torchrun's agent both pass on a request: copies that come together are one request.
 REPEAT_S = 1.0
-
-# How a training process ends.
-EXIT_DONE = 0  # the last step is done and the weights are exported
-EXIT_FAILED = 1  # an error; starting again meets it again
-EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped with its state saved, or hung; start it again
-EXIT_FORCED = 128  # plus the signal's number: a second signal; start again from the checkpoint before
 
 _WALL_TIME = 1000  # no signal has this number
 _IMPORTED_S = time.monotonic()

@@ -1,44 +1,14 @@
-"""What a device could do at most: the denominator of MFU (model FLOPs utilisation).
-
-Peaks are the vendor's dense figures (without sparsity), in FLOP/s of matrix products:
-NVIDIA data sheets of A100, H100, H200 and B200 (HGX board, one GPU).
-"""
+"""MFU (model FLOPs utilisation): what a run did, as a share of what its devices could do at most."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-TERA = 1e12
-# (a word of the device's name, short name, {format of the products: TFLOP/s}); the first that fits counts.
-_PEAKS: tuple[tuple[str, str, dict[str, float]], ...] = (
-    ("H100 PCIe", "H100 PCIe", {"bf16": 756, "tf32": 378, "fp32": 51}),
-    ("H100 NVL", "H100 NVL", {"bf16": 835, "tf32": 417.5, "fp32": 60}),
-    ("GH200", "GH200", {"bf16": 989.4, "tf32": 494.7, "fp32": 67}),
-    ("H200 NVL", "H200 NVL", {"bf16": 835.5, "tf32": 417.5, "fp32": 60}),
-    ("H200", "H200", {"bf16": 989.4, "tf32": 494.7, "fp32": 67}),
-    ("H100", "H100 SXM", {"bf16": 989.4, "tf32": 494.7, "fp32": 67}),
-    ("B200", "B200", {"bf16": 2250, "tf32": 1125, "fp32": 75}),
-    ("A100", "A100", {"bf16": 312, "tf32": 156, "fp32": 19.5}),
-)
+from adit_scale.training.peaks import Peak, find_peak
+
+__all__ = ["UNKNOWN_DEVICE", "Peak", "describe", "device_peak", "find_peak", "utilisation"]
+
 UNKNOWN_DEVICE = "unknown device"
-
-
-@dataclass(frozen=True)
-class Peak:
-    """flops_per_s: of one device. source: device and format it holds for, such as ``H200 bf16 989T``."""
-
-    flops_per_s: float
-    source: str
-
-
-def find_peak(device_name: str, products: str) -> Peak | None:
-    """The peak of a device by its name; ``products`` is bf16, tf32 or fp32. None where it is not known."""
-    for word, short, tera in _PEAKS:
-        if word.lower() in device_name.lower():
-            return Peak(tera[products] * TERA, f"{short} {products} {tera[products]:.0f}T")
-    return None
 
 
 def device_peak(device: torch.device, precision: str) -> Peak | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from adit_scale.models.config import DenoiserConfig
-from adit_scale.training.weights import CONFIG_FILE, WEIGHTS_FILE
+from adit_scale.training.config import CONFIG_FILE, WEIGHTS_FILE
 
 SNAPSHOT, RESULT, PROGRESS, LOG, SETTINGS = (
     "snapshot.json",

@@ -29,7 +29,7 @@ from typing import Any, TextIO
 
 import torch.distributed as dist
 
-from adit_scale.training.interrupts import EXIT_REQUEUE
+from adit_scale.training.exit_codes import EXIT_REQUEUE
 from adit_scale.training.meters import PHASES, Phases
 
 HEARTBEAT_S = 5.0  # between two heartbeats of a rank

@@ -16,9 +16,7 @@ from adit_scale.errors import CheckpointError
 from adit_scale.models.autoencoder import Autoencoder
 from adit_scale.models.config import AutoencoderConfig, DenoiserConfig
 from adit_scale.models.dit import Denoiser
-
-WEIGHTS_FILE = "weights.safetensors"
-CONFIG_FILE = "config.json"
+from adit_scale.training.config import CONFIG_FILE, WEIGHTS_FILE
 
 
 def save(folder: Path, config: AutoencoderConfig | DenoiserConfig, state: dict[str, Tensor]) -> None:

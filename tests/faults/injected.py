@@ -30,7 +30,7 @@ from adit_scale import config as settings
 from adit_scale.data.loader import BatchLoader
 from adit_scale.errors import AditError
 from adit_scale.training import run
-from adit_scale.training.interrupts import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from adit_scale.training.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from adit_scale.training.stages import AutoencoderStage
 
 FAULTS: dict[str, Any] = {}  # of the run at hand

@@ -26,7 +26,7 @@ from pathlib import Path
 from adit_scale.config import StudyConfig
 from adit_scale.tracking.journal import read_journal
 from adit_scale.training import checkpoint
-from adit_scale.training.interrupts import EXIT_DONE
+from adit_scale.training.exit_codes import EXIT_DONE
 from tests.faults.zygote import Ranks, Zygote
 from tests.training import runs
 

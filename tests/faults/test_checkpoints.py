@@ -13,7 +13,7 @@ from adit_scale import config as settings
 from adit_scale.tracking.journal import events, read_journal
 from adit_scale.training import checkpoint
 from adit_scale.training.checkpoint import PASSED_OVER, REJECTED, RESUME_EVENTS, step_folder
-from adit_scale.training.interrupts import EXIT_FAILED, EXIT_REQUEUE
+from adit_scale.training.exit_codes import EXIT_FAILED, EXIT_REQUEUE
 from tests.faults.test_stopping import TRAIN, start, wait_for_step
 from tests.faults.zygote import Zygote
 from tests.training import runs

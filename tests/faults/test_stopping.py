@@ -15,7 +15,7 @@ from adit_scale.jobs import training
 from adit_scale.jobs.node import NodeFolder
 from adit_scale.tracking.journal import read_journal, series
 from adit_scale.training import checkpoint
-from adit_scale.training.interrupts import EXIT_FORCED, EXIT_REQUEUE
+from adit_scale.training.exit_codes import EXIT_FORCED, EXIT_REQUEUE
 from tests.faults.zygote import Ranks, Zygote
 from tests.training import runs
 
@@ -146,7 +146,7 @@ def test_a_job_says_requeue_when_a_rank_does(tmp_path, monkeypatch, codes):
     def torchrun(_arguments):
         raise ChildFailedError("worker", failures)
 
-    monkeypatch.setattr(training, "torchrun", torchrun)
+    monkeypatch.setattr("torch.distributed.run.main", torchrun)
     node = NodeFolder(tmp_path, "autoencoder", "id", "", "study", {})
     with pytest.raises(SystemExit) as ended:
         training.run(node, StudyConfig())
