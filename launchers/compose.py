@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,10 +65,14 @@ def compose_study(overrides: Sequence[str], configs: Path = CONFIGS) -> Study:
         _change_axes(tree, parsed)
         config = _typed(tree)
         axes = config.sweep.axes()
+        _check_sweep(config.sweep)
         fixed = [_line(o) for o in plain if o.key_or_group not in axes]
         composer = _PointComposer(tree.sweep, config.sweep, fixed, choices(configs))
         points = tuple(map(composer.point, sweep_points(config.sweep)))
-    return Study(config, _launcher(config), points, tuple(overrides))
+    launcher = _launcher(config)
+    sizes = dict.fromkeys([*LADDER, *(point.config.model.denoiser.name for point in points)])
+    _check_sizes("launcher.by_size", launcher.by_size, sizes)
+    return Study(config, launcher, points, tuple(overrides))
 
 
 def compose_run(overrides: Sequence[str], configs: Path = CONFIGS) -> StudyConfig:
@@ -78,7 +82,10 @@ def compose_run(overrides: Sequence[str], configs: Path = CONFIGS) -> StudyConfi
     """
     for override in (parsed := _parse(overrides)):
         if override.is_sweep_override():
-            raise ConfigError(f"{_line(override)}: several values; expected one: studies are launch.py's")
+            raise ConfigError(
+                f"{override.key_or_group} has {len(_values(override))} values; expected one: studies are "
+                "launch.py's"
+            )
     with _hydra(configs):
         config = _typed(_compose([_line(o) for o in parsed]))
     _launcher(config)
@@ -163,12 +170,40 @@ def _change_axes(tree: DictConfig, overrides: list[Override]) -> None:
         axis = str(override.key_or_group)
         part = next((part for part in zips.values() if axis in part), grid)
         if override.is_sweep_override():
-            if not override.is_choice_sweep():
-                raise ConfigError(f"{_line(override)}: not a list of values; expected key=value,value,...")
-            part[axis] = [_unquoted(value) for value in override.sweep_iterator()]
+            part[axis] = _values(override)
         elif axis in part or (axis == SIZE_AXIS and (grid or zips)):
             part[axis] = [override.value()]
     tree.sweep.grid, tree.sweep.zip = grid, zips
+
+
+def _values(override: Override) -> list[Any]:
+    if not override.is_choice_sweep():
+        raise ConfigError(f"{_line(override)}: not a list of values; expected key=value,value,...")
+    return [_unquoted(value) for value in override.sweep_iterator()]
+
+
+def _check_sweep(sweep: SweepConfig) -> None:
+    _check_sizes("sweep.overrides_by_size", sweep.overrides_by_size, LADDER)
+    for axis in sweep.axes():
+        if axis.split(".")[0] == "launcher":
+            raise ConfigError(f"{axis} is an axis; expected one value: a study has one launcher")
+    for size, words in sweep.overrides_by_size.items():
+        for word in words:
+            group, _, key = word.lstrip("+~").partition("=")[0].partition(".")
+            if group == "launcher":
+                raise ConfigError(
+                    f"sweep.overrides_by_size.{size} has {word!r}: a study has one launcher; what the jobs "
+                    f"of a size take is launcher.by_size.{size}.{key or 'KEY'}"
+                )
+
+
+def _check_sizes(where: str, sizes: Iterable[str], known: Collection[str]) -> None:
+    for size in sizes:
+        if size not in known:
+            names = list(known)
+            raise ConfigError(
+                f"{where}.{size}: no such size{_suggestion(size, names)}; expected one of {', '.join(names)}"
+            )
 
 
 class _PointComposer:
@@ -177,11 +212,6 @@ class _PointComposer:
     def __init__(
         self, tree: DictConfig, sweep: SweepConfig, fixed: list[str], groups: Collection[str]
     ) -> None:
-        for size in sweep.overrides_by_size:
-            if size not in LADDER:
-                raise ConfigError(
-                    f"sweep.overrides_by_size.{size}: no such size; expected one of {', '.join(LADDER)}"
-                )
         self.tree, self.sweep, self.fixed = tree, sweep, fixed
         self.where = fields_of(sweep.axes(), groups)
         self.bases: dict[tuple[str, ...], tuple[StudyConfig, bool]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -108,16 +109,22 @@ class LauncherConfig:
             raise ConfigError(f"launcher.parallel is {self.parallel}; expected at least 1")
         for key, low in (("parallel", 0), ("retries", 0), ("backoff_s", 0), ("signal_before_s", 10)):
             check_range(f"launcher.{key}", getattr(self, key), low)
+        for name in self.environment:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name):
+                raise ConfigError(f"launcher.environment: {name!r}; expected names of variables")
         for kind in self.by_kind:
             if kind not in JOB_KINDS:
                 raise ConfigError(
                     f"launcher.by_kind.{kind}: no such kind of job; expected {', '.join(JOB_KINDS)}"
                 )
-        self.resources("report")
-        for kind in self.by_kind:
-            self.resources(kind)
-        for size in self.by_size:
-            self.resources("diffusion", size)
+        asked = [self.resources(kind) for kind in JOB_KINDS]
+        asked += [self.resources("diffusion", size) for size in self.by_size]
+        shortest = min(resources.time_min for resources in asked)
+        if self.kind == "slurm" and self.signal_before_s >= 60 * shortest:
+            raise ConfigError(
+                f"launcher.signal_before_s is {self.signal_before_s}, launcher.time_min is {shortest}; "
+                "expected the signal after a job has begun: a larger time_min"
+            )
 
     def resources(self, kind: str, size: str = "") -> Resources:
         """Of a job of this kind; of a diffusion run of this size. Raises ConfigError."""

@@ -129,9 +129,9 @@ def check_budget(found: StudyCosts) -> None:
     if not limit or found.gpu_hours_left <= limit:
         return
     largest = sorted(found.points, key=lambda p: -p.run.gpu_hours_left)[:LARGEST_NAMED]
-    names = ", ".join(f"{p.point} {hours_text(p.run.gpu_hours_left)}" for p in largest)
+    names = ", ".join(f"{p.point} {p.run.gpu_hours_left:.4g}" for p in largest)
     raise ConfigError(
-        f"budget.gpu_hours is {limit:g}, what is left of the study needs {hours_text(found.gpu_hours_left)} "
+        f"budget.gpu_hours is {limit:g}, what is left of the study needs {found.gpu_hours_left:.4g} "
         f"at {found.rate} (largest points: {names}); raise budget.gpu_hours, or lower diffusion.steps or the "
         "number of points"
     )

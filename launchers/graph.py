@@ -217,7 +217,7 @@ def spread(resources: Resources, config: StudyConfig) -> tuple[Resources, StudyC
     Raises ConfigError where both name a number and differ.
     """
     asked = config.parallel.world_size
-    if not (resources.tasks_per_node or resources.gpus_per_node):
+    if asked > 1 and not (resources.tasks_per_node or resources.gpus_per_node):
         if asked % resources.nodes:
             raise ConfigError(
                 f"parallel.world_size is {asked}, launcher.nodes {resources.nodes}; expected a multiple of it"

@@ -20,8 +20,7 @@ Field = tuple[str, ...]
 def fields_of(axes: Collection[str], groups: Collection[str]) -> dict[str, Field]:
     """The field of the typed settings that each axis sets a value in; axes that need composing are left out.
 
-    Those are groups, whole tables of settings and what lies in one, the launcher's (not in the typed tree),
-    and what does not exist.
+    Those are groups, whole tables of settings and what lies in one, and what does not exist.
     """
     found = {axis: path for axis in axes if axis not in groups and (path := _field(axis))}
     tables = [axis + "." for axis in axes if axis not in found]
@@ -32,7 +31,7 @@ def _field(axis: str) -> Field | None:
     owner: Any = StudyConfig
     parts = axis.split(".")
     for i, part in enumerate(parts):
-        if part not in {f.name for f in fields(owner)} or (i == 0 and part == "launcher"):
+        if part not in {f.name for f in fields(owner)}:
             return None
         owner = get_type_hints(owner)[part]
         if not is_dataclass(owner):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from adit_scale.errors import ConfigError, size_text
 from launchers.config import Resources
+from launchers.graph import Graph, is_done
 from launchers.shared_folders import check_shared
 
 PROGRAMS = ("sbatch", "scontrol", "sinfo", "squeue")
@@ -78,7 +79,7 @@ def preflight(
     offers = _offers()
     for resources, job in reversed(asked.items()):
         reasons = [
-            _refusal(job.name, resources, partition, offers.get(partition.name, []))
+            refusal(job.name, resources, partition, offers.get(partition.name, []))
             for partition in chosen[resources]
         ]
         if reasons and all(reasons):  # of several partitions one is enough
@@ -89,6 +90,22 @@ def preflight(
     if not runs_are_shared:
         check_shared({"runs": str(folder), **(inputs or {})}, used, _nodes)
     _check_disk(folder, disk_bytes)
+
+
+def input_places(graph: Graph) -> dict[str, str]:
+    """What a study's jobs read besides ``runs``: setting -> folder or file, for ``preflight``."""
+    from adit_scale.data.sources import Source  # heavy
+
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        data, hull = node.config.data, node.config.evaluation.hull
+        if node.kind == "shards":
+            places["data.shards"] = data.shards
+            if data.sources and not is_done(node):
+                places["data.sources"] = str(Source.from_word(data.sources[0]).path)
+        if hull:
+            places["evaluation.hull"] = hull
+    return places
 
 
 def check_programs() -> None:
@@ -157,9 +174,7 @@ def _names(partitions: Mapping[str, Partition]) -> str:
     return f"one of {', '.join(sorted(partitions))}" if partitions else "a partition, but it has none"
 
 
-def _refusal(
-    name: str, resources: Resources, partition: Partition, offers: Sequence[NodeOffer]
-) -> str | None:
+def refusal(name: str, resources: Resources, partition: Partition, offers: Sequence[NodeOffer]) -> str | None:
     """Why a partition can not run a job, as a line for users; None where it can."""
     where = f"partition {partition.name}"
     if partition.state != UP:
@@ -227,17 +242,17 @@ def _too_large(name: str, resources: Resources, where: str, offers: Sequence[Nod
     for need, most, unit, setting in needs:
         if need > most:
             return (
-                f"{name} asks for {need} {unit} a node ({setting}), the largest node of {where} has {most}; "
-                "lower it, or set another launcher.partition"
+                f"{need} {unit} a node are asked for {name} ({setting}), the largest node of {where} has "
+                f"{most}; lower it, or set another launcher.partition"
             )
     fit = [
         o for o in offers if o.cpus >= cpus and o.memory_mb >= memory_mb and o.gpus >= resources.gpus_per_node
     ]
     if len(fit) < resources.nodes:
         return (
-            f"{name} asks for {resources.nodes} nodes of {cpus} CPUs, {resources.mem_gib} GiB and "
-            f"{resources.gpus_per_node} GPUs (launcher.nodes and what follows), {where} has {len(fit)} such; "
-            "set fewer launcher.nodes or another launcher.partition"
+            f"{resources.nodes} nodes of {cpus} CPUs, {resources.mem_gib} GiB and {resources.gpus_per_node} "
+            f"GPUs are asked for {name} (launcher.nodes), {where} has {len(fit)} such; set fewer "
+            "launcher.nodes or another launcher.partition"
         )
     return None
 
@@ -249,9 +264,8 @@ def _check_accounts(asked: Sequence[Resources]) -> None:
     """Accounts and qualities of service against the user's associations, where the cluster keeps any."""
     wanted = [r for r in asked if r.account or r.qos]
     rows = _associations() if wanted else []
-    if not rows or not _refused(wanted, rows) or not _enforced():
-        return
-    raise ConfigError(_refused(wanted, rows))
+    if rows and (reason := _unentitled(wanted, rows)) and _enforced():
+        raise ConfigError(reason)
 
 
 def _associations() -> list[tuple[str, str, set[str]]]:
@@ -266,7 +280,7 @@ def _associations() -> list[tuple[str, str, set[str]]]:
     return [(account, partition, set(filter(None, qos.split(",")))) for account, partition, qos in rows]
 
 
-def _refused(wanted: Sequence[Resources], rows: Sequence[tuple[str, str, set[str]]]) -> str:
+def _unentitled(wanted: Sequence[Resources], rows: Sequence[tuple[str, str, set[str]]]) -> str:
     """The first account or quality of service without rights, as a line; nothing where all have."""
     accounts = sorted({account for account, _, _ in rows})
     for r in wanted:

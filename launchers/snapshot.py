@@ -1,9 +1,9 @@
 """The code that a study's jobs run: a copy made when it is submitted, so that later edits change nothing.
 
 A copy is a folder RUNS/STUDY/code/<hash of paths and contents>, made once however often the same code is
-submitted. It holds the two packages, ``launch.py``, ``configs`` and ``pyproject.toml`` as they are on the disk;
-``code.json`` says where they come from, ``DIFF.patch`` how they differ from the commit. Jobs run with the
-folder as working directory and first on PYTHONPATH, before any installed copy.
+submitted. It holds the two packages, ``launch.py``, ``configs`` and ``pyproject.toml`` as they are on the
+disk; ``code.json`` says where they came from when the copy was made, ``DIFF.patch`` how they differed from
+that commit. Jobs run with the folder as working directory and first on PYTHONPATH, before any installed copy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("adit_scale", "launchers")
 BESIDE = ("configs", "launch.py", "pyproject.toml")  # of a checkout; an installation has the packages alone
 # Of files that git does not know yet; core dumps, notebooks and data stay where they are.
-SUFFIXES = (".py", ".yaml", ".json", ".html", ".css", ".js", ".sh")
+SUFFIXES = (".py", ".yaml", ".json", ".html", ".css", ".js", ".sh", ".toml")
 
 PLAIN_DIFF = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")  # whatever the user's git does
 
@@ -69,7 +69,7 @@ def snapshot_code(study_folder: Path, project: Path = PROJECT) -> CodeRecord:
     notes = {"code.json": (json.dumps(about | created, indent=1) + "\n").encode()}
     if code.patch:
         notes["DIFF.patch"] = code.patch
-    _keep(path, {**code.files, **notes})
+    _keep(path, code.files, notes)
     return CodeRecord(path, **about)
 
 
@@ -79,15 +79,14 @@ def code_record(project: Path = PROJECT) -> dict[str, Any]:
 
 
 def _read(project: Path) -> _Code:
-    listed = (
-        _git(project, "ls-files", "-z", "--", *PACKAGES, *BESIDE) if (project / ".git").exists() else None
-    )
+    ours = ("--", *PACKAGES, *BESIDE)
+    listed = _git(project, "ls-files", "-z", *ours) if (project / ".git").exists() else None
     if listed is None:
         return _Code(_contents(project, _walked(project)))
-    others = _git(project, "ls-files", "-z", "--others", "--exclude-standard", "--", *PACKAGES, *BESIDE)
+    others = _git(project, "ls-files", "-z", "--others", "--exclude-standard", *ours)
     new = [name for name in _names(others) if name.endswith(SUFFIXES)]
     sha = (_git(project, "rev-parse", "--verify", "HEAD") or b"").decode().strip()
-    patch = _git(project, "diff", "HEAD", *PLAIN_DIFF, "--", *PACKAGES, *BESIDE) or b""
+    patch = _git(project, "diff", "HEAD", *PLAIN_DIFF, *ours) or b""
     dirty = bool(patch or new or not sha)
     return _Code(_contents(project, [*_names(listed), *new]), sha, dirty, patch)
 
@@ -104,7 +103,7 @@ def _git(project: Path, *arguments: str) -> bytes | None:
         done = subprocess.run(
             ["git", "-C", str(project), *arguments], capture_output=True, env=environment, check=False
         )
-    except FileNotFoundError:
+    except OSError:  # no git here
         return None
     return done.stdout if done.returncode == 0 else None
 
@@ -123,8 +122,10 @@ def _walked(project: Path) -> list[str]:
     return [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
 
 
-def _keep(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Whole or not at all: written beside its place and renamed into it."""
+def _keep(folder: Path, files: Mapping[str, bytes], notes: Mapping[str, bytes]) -> None:
+    """Whole or not at all: written beside its place and renamed into it. The first one's notes stay."""
+    if not (folder / "code.json").is_file():
+        files = {**files, **notes}
     missing = [name for name in files if not (folder / name).is_file()]
     if not missing:
         return

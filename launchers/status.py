@@ -30,7 +30,7 @@ COLOURS = {"done": "green", "running": "cyan", "queued": "dim", "waiting": "dim"
 FAILED_COLOURS = dict.fromkeys(TROUBLE, "red")
 OTHER_COLOUR = "yellow"
 GAP = 2
-MAX_STATE = 34  # characters of a terminal; "blocked by" names a job
+MIN_STATE = 16  # characters of a terminal, else a quarter of it; "blocked by" names a job
 MIN_DETAIL = 16
 MAX_FAILURES = 10
 
@@ -71,7 +71,7 @@ def page(found: Survey, width: int | None) -> list[Text]:
     """Everything that is printed, by lines. width: characters of the terminal; None where there is none."""
     lines = [Text(summary(found)), *(Text(f"note: {note}", OTHER_COLOUR) for note in found.notes), Text()]
     lines += table(found.rows, width)
-    failures = [row for row in found.rows if row.state in TROUBLE]
+    failures = [row for row in found.rows if row.state in ("failed", "lost")]
     if failures:
         lines.append(Text())
     for row in failures[:MAX_FAILURES]:
@@ -100,7 +100,7 @@ def table(rows: Sequence[JobRow], width: int | None) -> list[Text]:
     """Header and a line a job. Of columns that do not fit the least important are left out; none wraps."""
     cells = {column.name: [column.name, *map(column.cell, rows)] for column in COLUMNS}
     if width is not None:
-        cells["state"] = [_cut(text, MAX_STATE) for text in cells["state"]]
+        cells["state"] = [_cut(text, max(MIN_STATE, width // 4)) for text in cells["state"]]
     columns = [column for column in COLUMNS if column.rank == 0 or any(cells[column.name][1:])]
     sizes = {column.name: max(map(len, cells[column.name])) for column in columns}
     while width is not None and _least_width(columns, sizes) > width and any(c.rank for c in columns):

@@ -42,19 +42,17 @@ def submit(words: Sequence[str]) -> int:
 
 
 def retry(words: Sequence[str], names: Sequence[str]) -> int:
-    """Run again what failed, as it was submitted: the named points or jobs, or all that failed."""
+    """Run again what failed, as it was submitted; with names, these points or jobs unless they are done."""
     record = StudyRecord.load(study_folder(words))
     study = compose_study(record.words)
-    chosen = [node for name in names for node in record.find(name)] or list(record.nodes)
-    failed = [node for node in chosen if failure_reason(node.folder) is not None]
-    if names and not failed:
-        raise ConfigError(f"{', '.join(names)}: did not fail; submit runs whatever is left")
-    if not failed:
-        print("nothing failed")
+    named = [node for name in names for node in record.find(name)]
+    again = named or [node for node in record.nodes if failure_reason(node.folder) is not None]
+    if not again:
+        print("nothing failed; submit runs whatever is left")
         return 0
-    for node in failed:
-        print(f"again: {node.name} ({failure_reason(node.folder)})")
-    return _launch(study, record.descendants({node.id for node in failed}))
+    for node in again:
+        print(f"again: {node.name} ({failure_reason(node.folder) or 'unless it is done'})")
+    return _launch(study, record.descendants({node.id for node in again}))
 
 
 def cancel(words: Sequence[str], names: Sequence[str]) -> int:
@@ -120,7 +118,7 @@ def _launch(study: Study, only: set[str] | None) -> int:
 
 
 def _submit_slurm(study: Study, graph: Graph, only: set[str] | None) -> int:
-    from launchers.preflight import Job, preflight
+    from launchers.preflight import Job, input_places, preflight
     from launchers.queue import in_queue
     from launchers.slurm import Submitter, cancel, jobs_of, plan_arrays
     from launchers.snapshot import snapshot_code
@@ -142,7 +140,7 @@ def _submit_slurm(study: Study, graph: Graph, only: set[str] | None) -> int:
         study.folder,
         found.disk_left_bytes,
         runs_are_shared=study.launcher.runs_are_shared,
-        inputs=_inputs(study),
+        inputs=input_places(graph),
     )
     code = snapshot_code(study.folder)
     tracking = study.config.tracking
@@ -157,15 +155,6 @@ def _submit_slurm(study: Study, graph: Graph, only: set[str] | None) -> int:
     print(f"study {graph.study}: {len(todo)} jobs submitted, {_count(graph, queue)}; {graph.folder}")
     print(f"watch with `{_again(study, 'status')}`, read a log with `{_again(study, 'logs POINT -f')}`")
     return 0 if jobs else 1
-
-
-def _inputs(study: Study) -> dict[str, str]:
-    """What the jobs read besides `runs`: setting -> place."""
-    data, hull = study.config.data, study.config.evaluation.hull
-    places = {"data.shards": data.shards} if data.shards and "://" not in data.shards else {}
-    if hull:
-        places["evaluation.hull"] = hull
-    return places
 
 
 def _left(graph: Graph, queue: set[str], only: set[str] | None) -> list[Node]:

@@ -10,7 +10,7 @@ import getpass
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -94,7 +94,7 @@ def survey(study: StudyRecord) -> Survey:
     notes: list[str] = []
     queue: dict[str, Queued] | None = None
     try:
-        queue = {job.node: job for job in in_queue(study.folder).values() if job.node}
+        queue = _by_node(in_queue(study.folder).values(), {str(one.get("job")) for one in ledgers.values()})
     except SlurmSilent as silent:
         notes.append(str(silent))
     folders = {node.id: node.folder for node in study.nodes}
@@ -113,6 +113,12 @@ def survey(study: StudyRecord) -> Survey:
         states[look.node.id] = _state(look, accounts.get(look.job), states, names, launcher_alive)
         rows.append(_row(look, accounts.get(look.job), *states[look.node.id], now_s))
     return Survey(study, now_s, rows, notes)
+
+
+def _by_node(jobs: Iterable[Queued], current: set[str]) -> dict[str, Queued]:
+    """By name of the node's folder. current: jobs of the ledgers; they count where a node has several, as
+    while one that was cancelled is still being cleared up after."""
+    return {job.node: job for job in sorted(jobs, key=lambda job: job.job in current) if job.node}
 
 
 @dataclass(frozen=True)
@@ -231,7 +237,7 @@ def _vanished_state(look: _Look, account: Accounted | None) -> tuple[str, str]:
         known = {"RUNNING": "running", "PENDING": "queued", "REQUEUED": "requeued"}
         return known.get(state, "lost" if state else "unknown"), "" if state in known else state
     if state in ("FAILED", "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"):
-        return "failed", state
+        return "failed", "" if state == "FAILED" else state
     return "lost", state
 
 
@@ -308,7 +314,9 @@ def _detail(look: _Look, account: Accounted | None, state: str) -> str:
     before = next((a.reason for a in reversed(look.attempts) if a.reason), "")
     if state == "failed" and look.failed is not None:
         return look.failed
-    if state in ("failed", "lost", "cancelled"):
+    if state == "cancelled":
+        return "launch again to run it"
+    if state in ("failed", "lost"):
         ended = f"ended as {account.state} ({account.exit_code})" if account else "is in no queue"
         return f"job {look.job} {ended}; launch again to run it"
     if state == "unknown":

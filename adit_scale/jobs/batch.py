@@ -34,14 +34,14 @@ from adit_scale.jobs.node import (
 )
 from adit_scale.jobs.notify import POINT_FAILED, STUDY_ENDED, notify
 from adit_scale.jobs.training import BY_SRUN_VARIABLE, CONTAINER_VARIABLE
-from adit_scale.tracking.config import URI_VARIABLE, takes_many_writers
+from adit_scale.tracking.config import URI_VARIABLE
+from adit_scale.tracking.follower import Follower
 
 SUBMISSION = "nodes.json"
 LEDGER = "slurm_job.json"
 TRAINING = ("autoencoder", "diffusion")
 CALL_S = 30.0  # for scontrol and squeue
 POLL_S = 0.1
-FOLLOWER_S = 10.0  # for the mirror's last values
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Supervisor:
     job: str
     asked: str = ""  # what asked this attempt to stop
     _child: subprocess.Popen[bytes] | None = None
+    _follower: Follower | None = None
 
     def run(self) -> int:
         """Returns the exit status of the job: 0 unless the node failed for good or was stopped."""
@@ -74,10 +75,13 @@ class Supervisor:
         with (folder / LOG).open("ab") as log:
             log.write(f"{ATTEMPT}{time.strftime('%Y-%m-%d %H:%M:%S')} job {self.job}\n".encode())
             log.flush()
-            mirror = self._start_mirror(log)
+            # What it says goes to this script's own output: the log's last line is the job's.
+            self._follower = Follower(folder, environment.get(URI_VARIABLE, ""), self.settings["experiment"])
             code = self._run_child(log)
-            _stop(mirror)
-        return self._conclude(code)
+        try:
+            return self._conclude(code)
+        finally:
+            self._follower.close()
 
     # -- the child -----------------------------------------------------------------------------------------
 
@@ -116,14 +120,6 @@ class Supervisor:
         """Have the child save and leave. To ranks, USR2 twice is a request once."""
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(signal.SIGUSR2 if self.node.kind in TRAINING else signal.SIGTERM)
-
-    def _start_mirror(self, log: IO[bytes]) -> subprocess.Popen[bytes] | None:
-        """Mirror the node's journal to the tracking server, beside the child; never a SQLite file, which has
-        one writer at a time."""
-        if not takes_many_writers(os.environ.get(URI_VARIABLE, "")):
-            return None
-        command = self._tracking("follow", self.node.path)
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
     def _tracking(self, verb: str, place: Path) -> list[str]:
         """The address is in the environment: it may hold a password."""
@@ -164,6 +160,8 @@ class Supervisor:
             return Verdict("requeued", f"{found.reason} (moved by SLURM)")
         if state and state != "RUNNING":
             return Verdict("stopped", f"{found.reason} (cancelled, or out of time)")
+        if self._follower is not None:
+            self._follower.close()  # SLURM kills what is left of a job that it queues again
         error = requeue(found.wait_s)
         if error:
             return Verdict(
@@ -241,16 +239,6 @@ def _newer_job(folder: Path, job: str) -> str | None:
 
 def _number(job: str) -> int:
     return int(job.partition("_")[0])
-
-
-def _stop(mirror: subprocess.Popen[bytes] | None) -> None:
-    if mirror is None:
-        return
-    mirror.terminate()
-    try:
-        mirror.wait(FOLLOWER_S)
-    except subprocess.TimeoutExpired:
-        mirror.kill()
 
 
 def _exit_reason(code: int) -> str:

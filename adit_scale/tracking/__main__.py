@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
 from adit_scale.errors import AditError, ConfigError, one_line
-from adit_scale.tracking.config import TrackingConfig, without_credentials
+from adit_scale.tracking.config import URI_VARIABLE, TrackingConfig, without_credentials
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +32,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m adit_scale.tracking", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     store = argparse.ArgumentParser(add_help=False)
-    store.add_argument("--uri", default=defaults.uri, help="tracking store (default: %(default)s)")
+    uri = os.environ.get(URI_VARIABLE) or defaults.uri
+    store.add_argument(
+        "--uri", default=uri, help=f"tracking store (default: ${URI_VARIABLE}, {defaults.uri})"
+    )
     store.add_argument("--experiment", default=defaults.experiment, help="(default: %(default)s)")
     sync = commands.add_parser("sync", parents=[store], help="mirror all runs below a folder once")
     sync.add_argument("runs", type=Path, help="folder with one folder a study, or any folder of journals")

@@ -50,11 +50,12 @@ def takes_many_writers(uri: str) -> bool:
 
 
 def usable_uri(uri: str) -> str:
-    """``uri``, or what the environment (``ADIT_TRACKING_URI``) has in its place.
+    """``uri``; the environment's (``ADIT_TRACKING_URI``) where the password was taken out of it.
 
-    Raises ConfigError where the password was taken out of ``uri`` and the environment does not have it.
+    Raises ConfigError where the environment does not have it either.
     """
-    uri = os.environ.get(URI_VARIABLE) or uri
+    if "***" in uri:
+        uri = os.environ.get(URI_VARIABLE, uri)
     if "***" in uri:
         raise ConfigError(
             f"tracking.uri: got {uri!r} without its password; expected the whole address in the "

@@ -55,7 +55,7 @@ class MlflowStore:
     def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
         self.uri = absolute_uri(uri)
         self.experiment_id = ensure_store(uri, experiment, artifacts)
-        self._client = MlflowClient(self.uri)
+        self._client = MlflowClient(_with_driver(self.uri))
 
     @contextmanager
     def sole_writer(self) -> Iterator[None]:
@@ -82,9 +82,7 @@ class MlflowStore:
                 max_results=MAX_TWINS,
                 order_by=["attributes.start_time ASC"],
             )
-            found = sorted(
-                found, key=lambda run: (run.info.run_id != known, _is_empty(run), _is_deleted(run))
-            )
+            found = sorted(runs, key=lambda run: (run.info.run_id != known, _is_empty(run), _is_deleted(run)))
             for twin in found[1:]:
                 if _is_empty(twin) and not _is_deleted(twin):
                     self._client.delete_run(twin.info.run_id)
@@ -180,7 +178,7 @@ def ensure_store(uri: str, experiment: str, artifacts: Path | None = None) -> st
     elif uri.partition("://")[0] in SERVERS:
         artifacts = None
     with _store_errors(uri), _locked(database, uri) if database else _locked(artifacts, uri):
-        client = MlflowClient(uri)
+        client = MlflowClient(_with_driver(uri))
         found = client.get_experiment_by_name(experiment)
         if found is None:
             location = (artifacts / experiment).resolve().as_uri() if artifacts else None
@@ -202,13 +200,13 @@ def upgrade_database(uri: str) -> None:
     assert mlflow_db_upgrade.callback is not None
     with _store_errors(uri):
         # The command itself would show the address, and so its password, to every user of the machine.
-        mlflow_db_upgrade.callback(absolute_uri(uri))
+        mlflow_db_upgrade.callback(_with_driver(absolute_uri(uri)))
 
 
 def server_settings(backend: str, artifacts: Path, allowed_hosts: str) -> dict[str, str]:
     """The environment of an ``mlflow server``: its stores, who may call it, and nothing that runs code."""
     return {
-        "MLFLOW_BACKEND_STORE_URI": _absolute(backend),
+        "MLFLOW_BACKEND_STORE_URI": _with_driver(absolute_uri(backend)),
         "MLFLOW_ARTIFACTS_DESTINATION": artifacts.absolute().as_uri(),
         "MLFLOW_SERVER_ALLOWED_HOSTS": allowed_hosts,
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -231,6 +229,12 @@ def _create_experiment(client: MlflowClient, name: str, location: str | None) ->
         found = client.get_experiment_by_name(name)  # another process of a shared server was faster
         assert found is not None
         return found.experiment_id
+
+
+def _with_driver(uri: str) -> str:
+    """SQLAlchemy's choice of a driver for PostgreSQL changes with its version; ours is psycopg2."""
+    scheme, separator, place = uri.partition("://")
+    return f"postgresql+psycopg2{separator}{place}" if scheme == "postgresql" else uri
 
 
 def configure_mlflow() -> None:

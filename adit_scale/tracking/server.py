@@ -16,8 +16,8 @@ from adit_scale.tracking.config import check_uri, without_credentials
 # As `make tracking-server BACKEND=...` hands it on.
 BACKEND_VARIABLE = "BACKEND"
 LOCAL = ("127.0.0.1", "localhost")
-# SQLite has one writer: more processes would only wait for each other. MLflow's own pool of 15 connections is
-# too small for 50 clients. PostgreSQL takes 100 connections as it comes: workers x (pool + overflow) is below.
+# SQLite has one writer: more processes would only wait for each other. MLflow's pool of 15 connections is too
+# small for 50 clients. PostgreSQL takes 100 connections as it comes: workers x (pool + overflow) is below.
 POOLS = {True: (1, 50, 50), False: (4, 10, 10)}  # SQLite or not: workers, pool size, overflow
 
 

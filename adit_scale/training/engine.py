@@ -9,6 +9,7 @@ list of named ranges that any other can read.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -43,6 +44,8 @@ class Fragment:
 def init_distributed(device: torch.device) -> None:
     """Join the process group described by the environment (torchrun, or RANK=0 WORLD_SIZE=1)."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed's own collectives, by names that torch means to drop: a line a rank a start that helps nobody.
+    warnings.filterwarnings("ignore", message=".*torch.distributed.*deprecated", category=FutureWarning)
     bf16_optimizer.see_memory_usage = lambda *_, **__: None  # else a dozen lines of memory at every start
     # DeepSpeed would compile a shared-memory all-reduce in C++ at first use, which needs a compiler, takes
     # tens of seconds and leaves a lock file behind when killed; gloo serves as well here.

@@ -109,7 +109,7 @@ SlurmdUser=$user
 AuthType=auth/munge
 CredType=cred/munge
 # A requeued job waits until its old credentials have run out: 120 s unless said otherwise.
-AuthInfo=socket=$DEV_CLUSTER/munge/socket,cred_expire=1
+AuthInfo=socket=$DEV_CLUSTER/munge/socket,cred_expire=5
 StateSaveLocation=$DEV_CLUSTER/state
 SlurmdSpoolDir=$DEV_CLUSTER/spool-%n
 SlurmctldPidFile=$DEV_CLUSTER/slurmctld.pid

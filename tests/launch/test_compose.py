@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 from adit_scale.errors import ConfigError
 from launchers import compose
@@ -61,7 +63,7 @@ MIXTURES = {
         ["evaluation.protocols=[edm],[edm,adit]", "sampling.atoms=9,drawn", "data.deduplicate=true,no"],
         16,
     ),
-    "what jobs take": (["parallel.zero_stage=1,2", "launcher.time_min=3,4"], 8),
+    "what jobs take": (["parallel.zero_stage=1,2", "parallel.micro_batch_atoms=300,400"], 8),
     "readers of the environment": (["runs='${oc.env:HOME}/runs'", "seed=0,1,2"], 6),
     "readers of other settings": (["autoencoder.steps='${diffusion.steps}'", "diffusion.steps=3,4"], 4),
     "values that read": (["diffusion.steps='${autoencoder.steps}',5", "seed=0,1"], 8),
@@ -84,9 +86,14 @@ def test_points_are_what_hydra_composes_one_by_one(name, monkeypatch):
 
 
 def test_two_hundred_points_compose_in_seconds(monkeypatch):
-    composed = []
+    composed: list[list[str]] = []
     hydra = compose._compose
-    monkeypatch.setattr(compose, "_compose", lambda words: composed.append(words) or hydra(words))
+
+    def counted(words: list[str]) -> DictConfig:
+        composed.append(words)
+        return hydra(words)
+
+    monkeypatch.setattr(compose, "_compose", counted)
     start = time.process_time()
     study = compose_study(["sweep=scaling", "seed=" + ",".join(map(str, range(50)))])
     assert len(study.points) == 200
@@ -154,7 +161,7 @@ def test_excluded_points_are_left_out():
 def test_a_single_run_has_no_axes(iso):
     config = compose_run(["sweep=iso", "diffusion.steps=7", "model/denoiser=dit_b"], iso)
     assert (config.diffusion.steps, config.model.denoiser.name, config.seed) == (7, "dit_b", 0)
-    with pytest.raises(ConfigError, match=r"seed=0,1: several values; expected one"):
+    with pytest.raises(ConfigError, match=r"seed has 2 values; expected one"):
         compose_run(["seed=0,1"])
 
 
@@ -213,7 +220,21 @@ MISTAKES_OF_AXES = [
     (["diffusion.steps=1,x"], "diffusion.steps=x: Value 'x' of type 'str' could not be converted to Integer"),
     (["diffusion.stepz=1,2"], "diffusion.stepz=1: no such setting; diffusion has steps, atom_budget, optim,"),
     (["data.repeat={qm9:1},{qm9:-1}"], "data.repeat"),
-    (["+sweep.overrides_by_size={dit_32:['launcher.tim=3']}", "seed=0,1"], "launcher.tim=3: no such setting"),
+    (["+sweep.overrides_by_size={dit_32:['parallel.tim=3']}", "seed=0,1"], "parallel.tim=3: no such setting"),
+    (
+        ["+sweep.overrides_by_size={dit_64:['launcher.nodes=3']}"],
+        "sweep.overrides_by_size.dit_64 has 'launcher.nodes=3': a study has one launcher; what the jobs of a "
+        "size take is launcher.by_size.dit_64.nodes",
+    ),
+    (["launcher.nodes=1,2"], "launcher.nodes is an axis; expected one value: a study has one launcher"),
+    (
+        ["launcher=slurm", "+launcher.by_size.dit_65.nodes=2"],
+        "launcher.by_size.dit_65: no such size (did you mean ",
+    ),
+    (
+        ["+launcher.by_size.dit_64.nodez=2"],
+        "launcher.by_size.dit_64.nodez: no such setting (did you mean nodes?)",
+    ),
 ]
 
 
@@ -233,6 +254,21 @@ def test_a_mistake_is_one_line(word):
     assert "\n" not in str(caught.value)
 
 
+def test_profiles_of_clusters():
+    def asked(profile: str, kind: str, size: str = "") -> tuple[int, int, int, str, int, int]:
+        r = compose_study(["sweep=scaling", f"launcher={profile}"]).launcher.resources(kind, size)
+        return (r.nodes, r.ranks_per_node, r.gpus_per_node, r.partition, r.zero_stage, r.micro_batch_atoms)
+
+    assert asked("slurm", "diffusion", "dit_xl") == (1, 1, 0, "", -1, 0)
+    assert asked("dev_cluster", "diffusion", "dit_64") == (1, 1, 0, "dev", -1, 0)
+    assert asked("dev_cluster", "diffusion", "dit_128") == (2, 2, 0, "dev", -1, 0)
+    assert asked("dev_cluster", "evaluation") == (1, 1, 0, "dev", -1, 0)
+    assert asked("slurm_example_h100", "diffusion", "dit_s") == (1, 2, 2, "gpu", -1, 8192)
+    assert asked("slurm_example_h100", "diffusion", "dit_xl") == (2, 8, 8, "gpu", 2, 2048)
+    assert asked("slurm_example_h100", "autoencoder") == (1, 4, 4, "gpu", -1, 8192)
+    assert asked("slurm_example_h100", "evaluation") == (1, 1, 0, "cpu", -1, 0)
+
+
 def test_every_choice_of_every_group_composes():
     words = [f"{group}={name}" for group, names in choices().items() for name in names]
     assert len(words) > 20
@@ -240,3 +276,20 @@ def test_every_choice_of_every_group_composes():
     for word in words:
         one_point = [] if word.startswith("model/denoiser") else ["model/denoiser=dit_32"]
         assert len(compose_study([word, *one_point]).points) == 1
+
+
+def test_the_example_in_the_papers_study_is_right(tmp_path):
+    configs = Path(shutil.copytree(CONFIGS, tmp_path / "configs"))
+    text = (CONFIGS / "sweep" / "scaling.yaml").read_text()
+    example = re.findall(r"^#   (\w+: .*)$", text, re.MULTILINE)
+    assert len(example) == 4
+    body = "".join(f"  {line}\n" for line in ["name: mine", "hypothesis: none", *example])
+    (configs / "sweep" / "mine.yaml").write_text(f"# @package _global_\nsweep:\n{body}")
+    points = compose_study(["sweep=mine"], configs).points
+    assert len(points) == 8
+    assert [(p.config.diffusion.steps, p.config.diffusion.optim.warmup_steps) for p in points[:2]] == [
+        (100000, 1000),
+        (400000, 4000),
+    ]
+    assert {p.config.diffusion.optim.lr for p in points if p.axes["model/denoiser"] == "dit_b"} == {5e-5}
+    assert {p.axes["seed"] for p in points if p.axes["model/denoiser"] == "dit_b"} == {0}

@@ -48,6 +48,8 @@ def test_plan_of_the_papers_study():
     }
     assert all(row[3:5] == ["500,000", "8.19e+09"] for row in rows.values())
     assert all(line.endswith("not started") for line in done.stdout.splitlines() if line.startswith("dit_"))
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    assert "40% of H100 SXM bf16 989T" in done.stdout
 
 
 @pytest.mark.parametrize("word", ["sweep=scalling", "diffusion.stepz=3", "pln", "data.shards=/nowhere"])

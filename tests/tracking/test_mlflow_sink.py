@@ -17,10 +17,12 @@ from mlflow import MlflowClient
 
 from adit_scale.errors import ConfigError, DataError
 from adit_scale.tracking.__main__ import main
+from adit_scale.tracking.config import StoreUnavailable
 from adit_scale.tracking.increments import Mark
 from adit_scale.tracking.journal import SIDE_FOLDER, Journal
-from adit_scale.tracking.mlflow_sink import MARK_TAG, MlflowStore, StoreUnavailable, ensure_store
-from adit_scale.tracking.tailer import Tailer, log_study, mirror
+from adit_scale.tracking.mlflow_sink import MARK_TAG, MlflowStore, ensure_store
+from adit_scale.tracking.sync import mirror, sync
+from adit_scale.tracking.tailer import Tailer
 
 DEAD_URI = "http://127.0.0.1:9"
 
@@ -103,10 +105,11 @@ def test_a_mirror_killed_between_values_and_mark_loses_and_doubles_nothing(uri, 
         ensure_store(uri, experiment)
         script = f"""
             import os, signal
-            from adit_scale.tracking import mlflow_sink, tailer
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+            from adit_scale.tracking import sync
             def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-            mlflow_sink.MlflowStore.set_tags = die
-            tailer.mirror({str(tmp_path)!r}, {uri!r}, {experiment!r}, "run")
+            SqlAlchemyStore._set_tags = die
+            sync.mirror({str(tmp_path)!r}, {uri!r}, {experiment!r}, "run")
         """
         killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
         assert killed.returncode == -signal.SIGKILL
@@ -182,14 +185,10 @@ def test_a_run_ending_during_a_poll_keeps_its_end(uri, experiment, client, tmp_p
 def test_a_dead_store_costs_no_step_and_loses_nothing(uri, experiment, client, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    artifacts = tmp_path / "report"
-    artifacts.mkdir()
-    (artifacts / "fit.csv").write_text("a,b\n")
     with Journal(tmp_path / "run") as journal:
         tailer = Tailer(DEAD_URI, experiment, interval_s=0.01)
         parent = tailer.start_parent("study")
         handle = tailer.add(tmp_path / "run", "run", parent_run_id=parent)
-        tailer.log_artifacts(parent, artifacts)
         tailer.start()
         begin = time.monotonic()
         log(journal, range(1000))
@@ -204,7 +203,7 @@ def test_a_dead_store_costs_no_step_and_loses_nothing(uri, experiment, client, t
     assert tailer.poll() == 3000
     assert not tailer.pending
     assert len(history(client, tailer.run_id(handle))) == 1000
-    assert [file.path for file in client.list_artifacts(tailer.run_id(parent))] == ["fit.csv"]
+    assert client.get_run(tailer.run_id(parent)).info.run_name == "study"
 
 
 def test_one_damaged_or_deleted_run_does_not_hold_up_the_others(uri, experiment, client, tmp_path):
@@ -286,22 +285,30 @@ def test_a_job_that_never_wrote_a_journal_leaves_nothing_to_do(uri, experiment, 
 
 
 def test_study_results_are_written_once(uri, experiment, client, tmp_path):
-    (tmp_path / "law.html").write_text("<html></html>")
-    results = {"alpha": 0.34, "held_out_error": float("nan")}
-    first = log_study(uri, experiment, "study", metrics=results, artifacts=tmp_path)
-    assert log_study(uri, experiment, "study", metrics=results) == first
+    report = tmp_path / "demo" / "report-12345678"
+    (report / "report").mkdir(parents=True)
+    (report / "report" / "law.html").write_text("<html></html>")
+    (report / "node.json").write_text(json.dumps({"kind": "report", "study": "demo"}))
+
+    def results(**metrics: float) -> None:
+        (report / "DONE.json").write_text(json.dumps({"metrics": metrics}))
+        assert sync(tmp_path, uri, experiment).failures == []
+
+    results(alpha=0.34, held_out_error=float("nan"))
+    results(alpha=0.34, held_out_error=float("nan"))
+    (run,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    first = run.info.run_id
     assert [(p.step, p.value) for p in client.get_metric_history(first, "alpha")] == [(0, 0.34)]
     assert len(client.get_metric_history(first, "held_out_error")) == 1
-    log_study(uri, experiment, "study", metrics={"alpha": 0.35})
+    assert [file.path for file in client.list_artifacts(first, "report")] == ["report/law.html"]
+    results(alpha=0.35)
     assert [(p.step, p.value) for p in client.get_metric_history(first, "alpha")] == [(0, 0.34), (1, 0.35)]
     assert client.get_run(first).info.status == "FINISHED"
     tailer = Tailer(uri, experiment)
-    parent = tailer.start_parent("study")
+    parent = tailer.start_parent("demo")
     tailer.poll()
     assert tailer.run_id(parent) == first
     assert client.get_run(first).info.status == "RUNNING"
-    with pytest.raises(DataError, match="no such folder"):
-        tailer.log_artifacts(parent, tmp_path / "none")
 
 
 def test_sync_finds_all_journals_and_nests_them(uri, experiment, client, tmp_path, capsys):
