@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from adit_scale.jobs.node import ATTEMPT, LOG, failure_reason
+from adit_scale.jobs.node import LOG, failure_reason
+from launchers import tails
 from launchers.graph import Node
 
 REFRESH_S = 1.0
 LOG_EVERY_S = 60.0
-TAIL_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -98,26 +95,10 @@ def progress(row: Row) -> str:
         return failure_reason(node.folder) or ""
     if row.state != "running":
         return ""
-    stages = {"autoencoder": node.config.autoencoder.steps, "diffusion": node.config.diffusion.steps}
-    if node.kind in stages:
-        return training_progress(node.folder / "journal.jsonl", stages[node.kind])
-    return last_line(node.folder / LOG)[:80]
-
-
-def training_progress(journal: Path, steps: int) -> str:
-    """Step and loss of the last line of a journal that has them."""
-    for line in reversed(_tail(journal)):
-        record = _parse(line)
-        if record.get("kind") == "metrics" and (loss := record["values"].get("train/loss")) is not None:
-            return f"step {record['step']:,} of {steps:,}, loss {float(loss):.4g}"
-    return ""
-
-
-def last_line(path: Path) -> str:
-    """The last line of a log that is not empty; nothing where an attempt has only begun."""
-    lines = [line.strip() for line in _tail(path) if line.strip()]
-    last = lines[-1].rpartition("\r")[2] if lines else ""
-    return "" if last.startswith(ATTEMPT) else last
+    if node.steps is None:
+        return tails.last_line(node.folder / LOG)[:80]
+    found = tails.progress(node.folder)
+    return f"step {found.step:,} of {node.steps:,}, loss {found.loss:.4g}" if found.step is not None else ""
 
 
 def duration(seconds: float | None) -> str:
@@ -126,21 +107,3 @@ def duration(seconds: float | None) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
-
-
-def _tail(path: Path) -> list[str]:
-    """The last lines of a file that another process may be writing to; the first of them may be torn."""
-    if not path.is_file():
-        return []
-    with path.open("rb") as stream:
-        stream.seek(0, 2)
-        stream.seek(max(0, stream.tell() - TAIL_BYTES))
-        return stream.read().decode(errors="replace").splitlines()
-
-
-def _parse(line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -16,8 +16,9 @@ from typing import IO
 from adit_scale.jobs.attempts import append_end, append_start, verdict
 from adit_scale.jobs.node import ATTEMPT, DONE, FAILED, LOG, NodeFolder, failed_for_good, failure_reason
 from adit_scale.jobs.notify import POINT_FAILED, notify
-from launchers.display import Display, Row, last_line
+from launchers.display import Display, Row
 from launchers.graph import Graph, Node, blocked_by, is_done
+from launchers.tails import last_line
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2

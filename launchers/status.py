@@ -90,10 +90,11 @@ def summary(found: Survey) -> str:
     gpu_hours = sum(row.gpu_hours for row in found.rows)
     hours = gpu_hours or sum(row.process_hours for row in found.rows)
     used = f"{hours:.3g} {'GPU' if gpu_hours else 'process'}-hours used"
-    ended = "" if not found.ended else "; nothing is running" if points.keys() != {"done"} else "; ended"
+    done = all(row.state == "done" for row in found.rows)
+    ended = "" if not found.ended else "; ended" if done else "; nothing is running"
     total = sum(points.values())
-    done = f"{points.get('done', 0)} of {total} points done"
-    return f"study {found.study.study}: {done}{rest}; {used}{ended}; {found.study.folder}"
+    counts = f"{points.get('done', 0)} of {total} points done{rest}"
+    return f"study {found.study.study}: {counts}; {used}{ended}; {found.study.folder}"
 
 
 def table(rows: Sequence[JobRow], width: int | None) -> list[Text]:

@@ -111,13 +111,15 @@ def _launch(study: Study, only: set[str] | None) -> int:
 
         check_programs()
     graph = study_graph(study.config, study.points, study.folder, study.launcher)
+    cost = costs.study_costs(study, graph)
+    costs.check_budget(cost)
     with study_lock(study.folder) as lock:
         if study.launcher.kind == "slurm":
-            return _submit_slurm(study, graph, only)
+            return _submit_slurm(study, graph, only, cost.disk_left_bytes)
         return _run_here(study, graph, lock, only)
 
 
-def _submit_slurm(study: Study, graph: Graph, only: set[str] | None) -> int:
+def _submit_slurm(study: Study, graph: Graph, only: set[str] | None, disk_bytes: float) -> int:
     from launchers.preflight import Job, input_places, preflight
     from launchers.queue import in_queue
     from launchers.slurm import Submitter, cancel, jobs_of, plan_arrays
@@ -133,12 +135,10 @@ def _submit_slurm(study: Study, graph: Graph, only: set[str] | None) -> int:
     # A report in the queue waits for what was submitted before, not for this.
     outdated = queued.pop(report.id, "") if report in todo else ""
     arrays = plan_arrays(graph, todo, queued)
-    found = costs.study_costs(study, graph)
-    costs.check_budget(found)
     preflight(
         [Job(f"{array.kind} jobs", array.resources) for array in arrays],
         study.folder,
-        found.disk_left_bytes,
+        disk_bytes,
         runs_are_shared=study.launcher.runs_are_shared,
         inputs=input_places(graph),
     )

@@ -20,6 +20,7 @@ from typing import Any
 from adit_scale.errors import AditError, DataError
 
 RUNNING = ".running"
+LOOK_S = 1.0  # longer than anybody who only looks (``is_running``) holds the lock
 ATTEMPT = "-- started "  # begins the line in a log where a new attempt starts
 NODE, CONFIG, DONE, FAILED, LOG = "node.json", "config.yaml", "DONE.json", "FAILED.json", "log.txt"
 
@@ -183,10 +184,16 @@ def running_lock(folder: Path) -> Iterator[None]:
     The operating system drops it when the process ends, however it ends.
     """
     with (folder / RUNNING).open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise NodeBusy(f"{folder}: another process runs this node; wait for it or stop it") from error
+        deadline_s = time.monotonic() + LOOK_S
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline_s:
+                    message = f"{folder}: another process runs this node; wait for it or stop it"
+                    raise NodeBusy(message) from error
+                time.sleep(0.05)
         yield
 
 
@@ -194,9 +201,9 @@ def is_running(folder: Path) -> bool:
     """Whether a process on a machine that shares the folder runs this node now."""
     if not (folder / RUNNING).is_file():
         return False
-    with (folder / RUNNING).open("a") as stream:
+    with (folder / RUNNING).open("rb") as stream:  # also of somebody else's study
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False

@@ -1,8 +1,8 @@
 """The follower: a small process beside a job that mirrors the job's journal to a tracking server.
 
 The job's supervisor starts it (``Follower``) and holds a pipe to it; the job itself knows nothing of it. It
-lives as long as that pipe is open, so it cannot outlive a supervisor that was killed. It runs at the lowest
-priority, and waits after each poll long enough to use at most half a per cent of one core.
+lives as long as that pipe is open, so it cannot outlive a supervisor that was killed. Once it has begun it
+runs at the lowest priority, and waits after each poll long enough to use about half a per cent of one core.
 """
 
 from __future__ import annotations
@@ -94,23 +94,27 @@ def follow(folder: Path, uri: str, experiment: str, interval_s: float = INTERVAL
         )
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; expected the folder of a job")
-    _be_modest()
+    os.nice(10)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _on_term)
 
-    from adit_scale.tracking.sync import artifacts_folder  # mlflow takes seconds: after the priority is set
+    # A second of imports, while the job makes its own; at the lowest priority it would take minutes.
+    from adit_scale.tracking.sync import artifacts_folder
     from adit_scale.tracking.tailer import Tailer
 
     logging.getLogger("adit_scale").setLevel(logging.INFO)
     tailer = Tailer(uri, experiment, artifacts=artifacts_folder(folder))
     tailer.add_folder(folder)
-    wait_s = random.uniform(0.0, interval_s)  # jobs of an array start together
+    wait_s, polled = random.uniform(0.0, interval_s), False  # jobs of an array start together
     while not _input_ended(wait_s):
         busy_s = time.process_time()
         tailer.poll()
-        busy_s = time.process_time() - busy_s
-        down_s = min(2 * wait_s, MAX_INTERVAL_S) if tailer.last_error else 0.0
-        wait_s = max(interval_s, down_s, busy_s / CPU_SHARE)
+        busy_s = time.process_time() - busy_s if polled else 0.0
+        down_s = 2 * wait_s if tailer.last_error else 0.0
+        wait_s = max(interval_s, min(max(down_s, busy_s / CPU_SHARE), MAX_INTERVAL_S))
+        if not polled:  # MLflow has imported the rest of itself
+            _be_modest()
+            polled = True
     _leave_in(LAST_POLL_S)
     while tailer.poll() or tailer.last_error:
         if tailer.last_error:
@@ -138,6 +142,6 @@ def _input_ended(wait_s: float) -> bool:
 
 def _be_modest() -> None:
     """The lowest priority there is: a core that training wants is not taken from it."""
-    os.nice(19)
+    os.nice(9)
     if hasattr(os, "SCHED_BATCH"):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

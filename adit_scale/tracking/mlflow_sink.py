@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.db import upgrade as mlflow_db_upgrade
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from adit_scale.errors import ConfigError
@@ -198,9 +199,14 @@ def upgrade_database(uri: str) -> None:
     """
     configure_mlflow()
     assert mlflow_db_upgrade.callback is not None
+    uri = _with_driver(absolute_uri(uri))
     with _store_errors(uri):
+        if sqlite_file(uri) is None:  # MLflow itself would try for minutes before it says what is wrong
+            engine = create_engine(uri)
+            engine.connect().close()
+            engine.dispose()
         # The command itself would show the address, and so its password, to every user of the machine.
-        mlflow_db_upgrade.callback(_with_driver(absolute_uri(uri)))
+        mlflow_db_upgrade.callback(uri)
 
 
 def server_settings(backend: str, artifacts: Path, allowed_hosts: str) -> dict[str, str]:

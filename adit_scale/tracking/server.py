@@ -37,6 +37,7 @@ def serve(backend: str, folder: Path, host: str, port: int, allowed_hosts: str, 
         raise ConfigError(f"BACKEND: got {without_credentials(backend)!r}; expected a database, not a server")
     hosts = _allowed(host, allowed_hosts)
     check_range("WORKERS", workers, 0)
+    check_range("PORT", port, 0, 65535)
     _check_port(host, port)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -81,6 +82,5 @@ def _check_port(host: str, port: int) -> None:
         with socket.socket(family, kind, protocol) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"HOST={host} PORT={port}: {reason}; set PORT to one that is free") from error
+    except OSError as error:
+        raise ConfigError(f"HOST={host} PORT={port}: {error.strerror}; set them to what is free") from error

@@ -56,9 +56,8 @@ class Study:
     def node(self, kind: str, label: str = "") -> Path:
         """The folder of the newest node of this kind. Fails where there is none."""
         found = sorted(self.folder.glob(f"{kind}-{label}*/node.json"), key=lambda path: path.stat().st_mtime)
-        assert found, (
-            f"no node {kind} {label} in {self.folder}: {sorted(p.name for p in self.folder.iterdir())}"
-        )
+        there = sorted(path.name for path in self.folder.glob("*"))
+        assert found, f"no node {kind} {label} in {self.folder}: {there}"
         return found[-1].parent
 
     def job(self, kind: str, label: str = "") -> str:
@@ -91,6 +90,10 @@ class Study:
 
     def outcomes(self, label: str) -> list[str]:
         return [attempt.outcome for attempt in self.attempts(label)]
+
+    def has_ended(self, label: str) -> bool:
+        """Whether the point's training run is done, and its supervisor has noted that."""
+        return self.outcomes(label)[-1:] == ["done"]
 
     def describe(self) -> str:
         """What a failure message shows: markers, attempts and the ends of all logs."""
@@ -174,17 +177,24 @@ class Cluster:
         size = ["--partition=urgent", "--nodes=2", "--exclusive", "--mem=0", "--time=1"]
         return self.call("sbatch", "--parsable", *size, "--output=/dev/null", "--wrap", "sleep 2")
 
-    def processes(self, text: str) -> list[int]:
-        """Pids of processes whose command line contains ``text``."""
-        found = []
+    def rank(self, node: Path, number: int) -> int:
+        """Pid of a rank of the training run that goes on in this folder."""
         for place in Path("/proc").glob("[0-9]*"):
             try:
-                line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                words = (place / "cmdline").read_bytes().split(b"\0")
+                variables = (place / "environ").read_bytes().split(b"\0")
             except OSError:  # it ended meanwhile
                 continue
-            if text in line:
-                found.append(int(place.name))
-        return sorted(found)
+            is_rank = b"adit_scale.jobs.worker" in words and words[0] != b"srun"
+            if is_rank and str(node).encode() in words and f"SLURM_PROCID={number}".encode() in variables:
+                return int(place.name)
+        raise AssertionError(f"no process of rank {number} in {node}")
+
+    def end_all(self, runs: Path) -> None:
+        """Cancel whatever studies below this folder left in the queue."""
+        for study in runs.glob("*/*/study.json"):
+            for line in self.queue(Study(study.parent)):
+                subprocess.run(["scancel", line.split()[0]], env=self.environment, check=False)
 
     # -- harm to the daemons of a dev cluster ---------------------------------------------------------------
 
