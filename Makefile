@@ -6,14 +6,22 @@ PORT ?= 5000
 # The environment is made again only when what it is made from changes.
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 
-.PHONY: demo test setup lint dashboard tracking-server
+.PHONY: demo test test-slurm dev-cluster setup lint dashboard tracking-server
 .DEFAULT_GOAL := demo
 
 demo: setup
 	$(BIN)/python launch.py sweep=scaling_demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"
+
+# Whole studies on a real SLURM; on the dev cluster, which is started for them where it is not up.
+test-slurm: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm --durations=10
+
+# A SLURM of two nodes on this machine, to try the launcher; launchers/dev_cluster/down.sh stops it.
+dev-cluster:
+	launchers/dev_cluster/up.sh
 
 lint: setup
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ launchers/graph.py, running it launchers/local.py or launchers/slurm.py.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,12 +28,12 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 1 something failed, 2 a mistake in the words, 128 + n on signal n."""
     from adit_scale.errors import AditError, one_line  # late, so that a broken install still shows the help
 
-    options = _parser().parse_intermixed_args(argv)
-    words: list[str] = options.words
-    verb = words.pop(0) if words and words[0] in VERBS else "submit"
-    names = [word for word in words if "=" not in word and not word.startswith("~")]
-    overrides = [word for word in words if word not in names]
     try:
+        options = _parser().parse_intermixed_args(argv)
+        words: list[str] = options.words
+        verb = words.pop(0) if words and words[0] in VERBS else "submit"
+        names = [word for word in words if "=" not in word and not word.startswith("~")]
+        overrides = [word for word in words if word not in names]
         if names and verb not in NAMING:
             raise AditError(
                 f"{names[0]}: neither a verb ({', '.join(VERBS)}; it comes first) nor an override key=value"
@@ -40,6 +41,9 @@ def main(argv: Sequence[str]) -> int:
         from launchers import study
 
         return study.run(verb, overrides, names, options)
+    except BrokenPipeError:  # of `launch.py status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     except (AditError, OSError) as error:
         print(f"launch.py: {one_line(error)}", file=sys.stderr)
         return 2

@@ -15,6 +15,7 @@ import argparse
 import getpass
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -131,7 +132,8 @@ def _journal(folder: Path, lines: int) -> Path:
     return folder / FILE_NAME
 
 
-def seconds_of_status(runs: Path, words: Sequence[str]) -> tuple[float, str]:
+def seconds_of_status(runs: Path, words: Sequence[str]) -> tuple[float, float, str]:
+    """Wall and CPU seconds of the process and those it starts (squeue, sacct); what it printed."""
     command = [
         sys.executable,
         str(REPO / "launch.py"),
@@ -140,9 +142,13 @@ def seconds_of_status(runs: Path, words: Sequence[str]) -> tuple[float, str]:
         f"sweep.name={STUDY}",
         *words,
     ]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
-    return time.perf_counter() - begin, done.stdout
+    wall_s = time.perf_counter() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall_s, cpu_s, done.stdout
 
 
 def seconds_of_reading(folder: Path) -> float:
@@ -162,16 +168,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         runs = Path(temporary) / "runs"
         make_study(runs / STUDY, args.points, args.long)
-        tables = [seconds_of_status(runs, [])[0] for _ in range(args.times)]
-        found = [seconds_of_status(runs, ["--json"]) for _ in range(args.times)]
+        found = {
+            what: [seconds_of_status(runs, words) for _ in range(args.times)]
+            for what, words in (("table", []), ("--json", ["--json"]))
+        }
         reading = seconds_of_reading(runs / STUDY)
-    points = json.loads(found[-1][1])["points"]
+    points = json.loads(found["--json"][-1][2])["points"]
     baseline = "reading the journals whole"
     rows = []
-    for what, seconds in (("table", tables), ("--json", [s for s, _ in found])):
+    for what, times in found.items():
+        walls, cpus = [wall_s for wall_s, _, _ in times], [cpu_s for _, cpu_s, _ in times]
         rows.append(
-            row(f"status of {args.points} points, {what}", statistics.median(seconds), baseline, reading, "s",
-                range=[min(seconds), max(seconds)], points=points)
+            row(f"status of {args.points} points, {what}", statistics.median(walls), baseline, reading, "s",
+                range=[min(walls), max(walls)], cpu_s=statistics.median(cpus), points=points)
         )  # fmt: skip
     result = record("status_speed", ["rich"], rows)
     result["machine"]["load_average"] = os.getloadavg()[0]

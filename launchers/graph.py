@@ -205,6 +205,7 @@ class _Builder:
                 data,
                 shards=_place(data.shards or f"shards/{data.name}-{id_[:8]}"),
                 sources=[_absolute(word) for word in data.sources],
+                cache=str(Path(data.cache).expanduser().absolute()) if data.cache else "",
                 split_lists={split: str(Path(place).absolute()) for split, place in data.split_lists.items()},
             )
             self.shards[key] = self.add("shards", data.name, replace(config, data=data), contents, {})

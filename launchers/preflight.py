@@ -31,10 +31,11 @@ UP = "UP"
 
 @dataclass(frozen=True)
 class Job:
-    """A job to be queued; ``name`` is for messages."""
+    """A job to be queued; ``name`` is for messages. trains: it would use GPUs if it were given some."""
 
     name: str
     resources: Resources
+    trains: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def preflight(
     *,
     runs_are_shared: bool = False,
     inputs: Mapping[str, str] | None = None,
-) -> None:
-    """Raises ConfigError for the first thing that would fail; None where nothing is known to.
+) -> list[str]:
+    """Raises ConfigError for the first thing that would fail. Returns lines about what only looks wrong.
 
     folder: of the study, made here. disk_bytes: that it will grow by. inputs: setting -> folder or file that
     jobs read (data.sources, evaluation.hull, ...).
@@ -90,6 +91,15 @@ def preflight(
     if not runs_are_shared:
         check_shared({"runs": str(folder), **(inputs or {})}, used, _nodes)
     _check_disk(folder, disk_bytes)
+    return [
+        f"note: {job.name} ask for no GPU, though nodes of partition {partition.name} have some: "
+        "they will run on processors unless launcher.gpus_per_node is set"
+        for resources, job in reversed(asked.items())
+        for partition in chosen[resources][:1]
+        if job.trains
+        and not (resources.gpus_per_node or resources.gres)
+        and any(offer.gpus for offer in offers.get(partition.name, []))
+    ]
 
 
 def input_places(graph: Graph) -> dict[str, str]:

@@ -124,16 +124,7 @@ class Submitter:
             name = uuid.uuid4().hex
             folder = self.graph.folder / SUBMISSIONS / name
             folder.mkdir(parents=True)
-            settings = {
-                "retries": self.launcher.retries,
-                "backoff_s": self.launcher.backoff_s,
-                "container": self.launcher.container,
-                "experiment": self.tracking.experiment,
-            }
-            nodes = {str(i): node.folder.name for i, node in enumerate(array.nodes)}
-            (folder / SUBMISSION).write_text(
-                json.dumps({"nodes": nodes, "settings": settings}, indent=1) + "\n"
-            )
+            self._write_orders(array, folder)
             executor = submitit.SlurmExecutor(folder)
             executor.update_parameters(**self.options(array, jobs, folder))
             executor.parameters["map_count"] = len(array.nodes)

@@ -31,7 +31,7 @@ FAILED_COLOURS = dict.fromkeys(TROUBLE, "red")
 OTHER_COLOUR = "yellow"
 GAP = 2
 MIN_STATE = 16  # characters of a terminal, else a quarter of it; "blocked by" names a job
-MIN_DETAIL = 16
+MIN_DETAIL, MAX_DETAIL = 16, 80  # why a job failed stands in full below the table
 MAX_FAILURES = 10
 
 
@@ -62,8 +62,8 @@ def status(folder: Path, *, as_json: bool = False, watch: bool = False) -> int:
         print(json.dumps(as_record(found), indent=1, allow_nan=False))
         return 0
     console = Console(highlight=False)
-    for line in page(found, console.width if console.is_terminal else None):
-        console.print(line, soft_wrap=True)
+    lines = page(found, console.width if console.is_terminal else None)
+    console.print(Text("\n").join(lines), soft_wrap=True)
     return 0
 
 
@@ -100,6 +100,7 @@ def summary(found: Survey) -> str:
 def table(rows: Sequence[JobRow], width: int | None) -> list[Text]:
     """Header and a line a job. Of columns that do not fit the least important are left out; none wraps."""
     cells = {column.name: [column.name, *map(column.cell, rows)] for column in COLUMNS}
+    cells["detail"] = [_cut(text, MAX_DETAIL) for text in cells["detail"]]
     if width is not None:
         cells["state"] = [_cut(text, max(MIN_STATE, width // 4)) for text in cells["state"]]
     columns = [column for column in COLUMNS if column.rank == 0 or any(cells[column.name][1:])]

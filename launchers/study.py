@@ -10,9 +10,10 @@ from typing import Any
 from adit_scale.errors import ConfigError
 from adit_scale.jobs.attempts import forget_crashes
 from adit_scale.jobs.node import FAILED, LOG, failure_reason, read_done
+from adit_scale.jobs.notify import study_ended
 from adit_scale.tracking.config import without_credentials
-from launchers import costs, logs, status
 from launchers.compose import Study, compose_study, study_folder
+from launchers.config import TRAINING
 from launchers.display import Display
 from launchers.graph import Graph, Node, freeze, is_done, study_graph
 from launchers.local import LocalRun
@@ -25,12 +26,18 @@ def run(verb: str, words: Sequence[str], names: Sequence[str], options: argparse
     if verb == "submit":
         return submit(words)
     if verb == "plan":
+        from launchers import costs
+
         return costs.plan(words, as_json=options.json)
     if verb == "status":
+        from launchers import status
+
         return status.status(study_folder(words), as_json=options.json, watch=options.watch)
     if verb == "logs":
         if len(names) != 1:
             raise ConfigError(f"logs: got {len(names)} names; expected one point or job")
+        from launchers import logs
+
         return logs.logs(study_folder(words), names[0], follow=options.follow, lines=options.lines)
     named = {"retry": retry, "cancel": cancel}
     return named[verb](words, names) if verb in named else {"fit": fit, "sync": sync}[verb](words)
@@ -110,6 +117,8 @@ def _launch(study: Study, only: set[str] | None) -> int:
         from launchers.preflight import check_programs
 
         check_programs()
+    from launchers import costs
+
     graph = study_graph(study.config, study.points, study.folder, study.launcher)
     cost = costs.study_costs(study, graph)
     costs.check_budget(cost)
@@ -135,13 +144,15 @@ def _submit_slurm(study: Study, graph: Graph, only: set[str] | None, disk_bytes:
     # A report in the queue waits for what was submitted before, not for this.
     outdated = queued.pop(report.id, "") if report in todo else ""
     arrays = plan_arrays(graph, todo, queued)
-    preflight(
-        [Job(f"{array.kind} jobs", array.resources) for array in arrays],
+    notes = preflight(
+        [Job(f"{array.kind} jobs", array.resources, array.kind in TRAINING) for array in arrays],
         study.folder,
         disk_bytes,
         runs_are_shared=study.launcher.runs_are_shared,
         inputs=input_places(graph),
     )
+    for note in notes:
+        print(note)
     code = snapshot_code(study.folder)
     tracking = study.config.tracking
     submitter = Submitter(graph, study.launcher, code.path, tracking)
@@ -214,9 +225,10 @@ def _count(graph: Graph, queue: Any) -> str:
 
 def _run_here(study: Study, graph: Graph, lock: int, only: set[str] | None) -> int:
     from launchers.mirror import Mirror
+    from launchers.snapshot import code_record
 
     todo = [node for node in graph.nodes if not is_done(node)]
-    _freeze(study, graph, todo, {})
+    _freeze(study, graph, todo, code_record())
     done = len(graph.nodes) - len(todo)
     print(f"study {graph.study}: {len(graph.nodes)} jobs, {done} done, {len(todo)} to do; {graph.folder}")
     mirror = Mirror(study, graph)
@@ -235,6 +247,7 @@ def _run_here(study: Study, graph: Graph, lock: int, only: set[str] | None) -> i
     if report:
         print("\n" + read_done(report.folder)["table"])
         print(f"report: {report.folder / 'report'}")
+        study_ended(graph.study, report.folder)
     print(mirror.dashboard_hint())
     if run.stop_signal:
         print(f"stopped; to go on: {_again(study)}")

@@ -41,8 +41,7 @@ def _draw(study: StudyRecord, console: Console) -> Survey:
         except KeyboardInterrupt:
             live.transient = False  # what was seen last stays
             raise
-    for line in page(found, console.width):
-        console.print(line, soft_wrap=True)
+    console.print(Text("\n").join(page(found, console.width)), soft_wrap=True)
     return found
 
 

@@ -30,9 +30,8 @@ from adit_scale.jobs.node import (
     NodeFolder,
     failed_for_good,
     failure_reason,
-    read_done,
 )
-from adit_scale.jobs.notify import POINT_FAILED, STUDY_ENDED, notify
+from adit_scale.jobs.notify import POINT_FAILED, notify, study_ended
 from adit_scale.jobs.training import BY_SRUN_VARIABLE, CONTAINER_VARIABLE
 from adit_scale.tracking.config import URI_VARIABLE
 from adit_scale.tracking.follower import Follower
@@ -148,7 +147,7 @@ class Supervisor:
             found = self._again(found)
         else:
             self.node.fail(found.reason, 0.0, final=True)
-            notify(POINT_FAILED, self.node.study, self.node.path.name, found.reason, log=folder / LOG)
+            notify(POINT_FAILED, self.node.study, self.node.name, found.reason, log=folder / LOG)
         append_end(folder, code, found.outcome, found.reason)
         print(f"{folder.name}: {found.outcome}: {found.reason}", flush=True)
         return 1
@@ -176,10 +175,7 @@ class Supervisor:
                 with log.open("ab") as stream:
                     command = self._tracking("sync", self.node.path.parent)
                     subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False)
-            done = read_done(self.node.path)
-            total, n = (int(done["metrics"][f"points_{key}"]) for key in ("total", "done"))
-            counts = {"done": n, "not done": total - n}
-            notify(STUDY_ENDED, self.node.study, counts=counts, report=self.node.path / "report")
+            study_ended(self.node.study, self.node.path)
 
 
 def main(submission: Path) -> int:
@@ -198,7 +194,11 @@ def main(submission: Path) -> int:
 
 
 def own_job() -> str:
-    """``123_4`` for an element of an array, else ``123``."""
+    """``123_4`` for an element of an array, else ``123``.
+
+    Not SLURM_JOB_ID alone: of an array's last element that is the number of the whole array, and asking SLURM
+    to requeue it moves the other elements too.
+    """
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
@@ -206,14 +206,14 @@ def own_job() -> str:
 def job_state() -> tuple[str, int]:
     """This job's state as SLURM's controller has it ("" where it does not say), and its number of restarts,
     which is already one more while SLURM moves it back into the queue."""
-    shown = _call("scontrol", "show", "job", "--oneliner", os.environ["SLURM_JOB_ID"])
+    shown = _call("scontrol", "show", "job", "--oneliner", own_job())
     words = dict(word.partition("=")[::2] for word in shown.stdout.split())
     return words.get("JobState", ""), int(words.get("Restarts", "0"))
 
 
 def requeue(wait_s: float) -> str:
     """Put this job back into the queue, to start after wait_s seconds. Returns what SLURM objected, or ""."""
-    job = os.environ["SLURM_JOB_ID"]
+    job = own_job()
     done = _call("scontrol", "requeue", job)
     if done.returncode != 0:
         return (done.stderr.strip().splitlines() or [f"scontrol ended with {done.returncode}"])[-1]

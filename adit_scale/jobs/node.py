@@ -54,6 +54,10 @@ class NodeFolder:
     start_from: Path | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.label}".strip()
+
     @staticmethod
     def load(path: Path) -> NodeFolder:
         """Raises DataError where ``path`` is not a node's folder."""

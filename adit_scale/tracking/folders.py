@@ -177,8 +177,10 @@ def _is_over(job: Path, states: dict[Path, str]) -> bool:
     if state in ("FINISHED", "FAILED", "KILLED"):
         return True
     node = read_json(job / NODE)
-    if state == "RUNNING" or node.get("optional_inputs"):
+    if state == "RUNNING":
         return False
+    if node.get("optional_inputs"):  # a report of what there is; nobody waits for it who stopped the rest
+        return "KILLED" in states.values()
     inputs = [Path(str(place)).resolve() for place in (node.get("inputs") or {}).values()]
     return any(states.get(i, "FINISHED") != "FINISHED" and _is_over(i, states) for i in inputs)
 

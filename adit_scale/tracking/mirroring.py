@@ -170,6 +170,7 @@ def _find_or_create(store: MlflowStore, run: Mirrored, tag: str, value: str, par
         assert run.start_ms is not None
         tags = {**run.tags, tag: value, **({PARENT_TAG: parent_id} if parent_id else {})}
         run.run_id = store.create_run(run.name, tags, run.start_ms)
+        store.find_run(tag, value, run.run_id)  # a request that was repeated on its way made a twin
     elif not _is_deleted(run, found):
         if run.reopen and found.info.status != "RUNNING":
             store.set_status(found.info.run_id, "RUNNING")

@@ -199,14 +199,14 @@ def upgrade_database(uri: str) -> None:
     """
     configure_mlflow()
     assert mlflow_db_upgrade.callback is not None
-    uri = _with_driver(absolute_uri(uri))
+    address = _with_driver(absolute_uri(uri))
     with _store_errors(uri):
         if sqlite_file(uri) is None:  # MLflow itself would try for minutes before it says what is wrong
-            engine = create_engine(uri)
+            engine = create_engine(address)
             engine.connect().close()
             engine.dispose()
         # The command itself would show the address, and so its password, to every user of the machine.
-        mlflow_db_upgrade.callback(uri)
+        mlflow_db_upgrade.callback(address)
 
 
 def server_settings(backend: str, artifacts: Path, allowed_hosts: str) -> dict[str, str]:

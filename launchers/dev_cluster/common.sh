@@ -1,7 +1,7 @@
 # Sourced by up.sh and down.sh: whose daemons are whose.
 # shellcheck shell=bash
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-# shellcheck source=env.sh
+# shellcheck source=launchers/dev_cluster/env.sh
 . "$here/env.sh"
 export PATH="$PATH:/usr/sbin:/sbin"
 

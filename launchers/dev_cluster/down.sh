@@ -2,7 +2,7 @@
 # Stop the dev cluster that up.sh started, with its jobs, and remove its folder; with --keep, only stop it.
 # --node NAME: take one node away as a power cut would, with everything that runs on it; up.sh brings it back.
 set -euo pipefail
-# shellcheck source=common.sh
+# shellcheck source=launchers/dev_cluster/common.sh
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/common.sh"
 
 # stop NAME SIGNAL SECONDS: kill what does not go by itself
@@ -37,7 +37,7 @@ for file in "$DEV_CLUSTER"/slurmd-*.pid; do
 done
 kill_jobs
 stop slurmdbd TERM 2
-stop mariadbd TERM 10
+if [ "${1:-}" = --keep ]; then stop mariadbd TERM 30; else stop mariadbd KILL 1; fi # it takes its time
 stop munge/munged TERM 1
 [ "${1:-}" = --keep ] || rm -rf "$DEV_CLUSTER"
 say "stopped"

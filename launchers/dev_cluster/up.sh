@@ -10,7 +10,7 @@
 # SLURM that is installed on this machine is left alone, and a second dev cluster needs another folder and
 # other ports. DEV_CLUSTER_NODES (2) nodes of DEV_CLUSTER_CPUS (4) processors each share the machine.
 set -euo pipefail
-# shellcheck source=common.sh
+# shellcheck source=launchers/dev_cluster/common.sh
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/common.sh"
 packages=(slurm-wlm slurmdbd munge mariadb-server)
 nodes="${DEV_CLUSTER_NODES:-2}" cpus="${DEV_CLUSTER_CPUS:-4}" port="${DEV_CLUSTER_PORT:-16800}"
@@ -42,8 +42,7 @@ install_packages() {
   [ "$(id -u)" = 0 ] || die "--install needs root: sudo apt-get install ${packages[*]}"
   ! dpkg-query --show "${packages[@]}" >/dev/null 2>&1 || return 0
   apt-get update -qq
-  # Their own services stay off: this cluster's daemons are started below.
-  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 }
 
 check() {
@@ -75,6 +74,7 @@ write_settings() {
   # Two GPUs a node that are none: plain files, to try what is asked for and granted.
   touch "$DEV_CLUSTER/state/gpu"{0,1}
   echo "Name=gpu File=$DEV_CLUSTER/state/gpu[0-1]" >"$DEV_CLUSTER/gres.conf"
+  # shellcheck disable=SC2016 # the mail program's own shell expands these
   printf '#!/bin/sh\n{ echo "$(date +%%FT%%T) $*"; cat; } >>"%s"\n' "$DEV_CLUSTER/log/mail" >"$DEV_CLUSTER/mail.sh"
   chmod +x "$DEV_CLUSTER/mail.sh"
   slurm_settings >"$SLURM_CONF.part"
@@ -123,8 +123,8 @@ MpiDefault=none
 # Mail to users is written to log/mail.
 MailProg=$DEV_CLUSTER/mail.sh
 ReturnToService=2
-# A node that does not answer for so long is down, and its jobs are requeued.
-SlurmdTimeout=20
+# A node that does not answer for so long (and up to 20 s more) is down, and its jobs are requeued.
+SlurmdTimeout=15
 KillWait=30
 MinJobAge=300
 MaxArraySize=1001
@@ -208,6 +208,9 @@ start_slurm() {
   for i in $(seq "$nodes"); do
     mkdir -p "$DEV_CLUSTER/spool-dev$i"
     is_up "slurmd-dev$i" || daemon "$log/slurmd-dev$i.out" slurmd -N "dev$i"
+  done
+  for i in $(seq "$nodes"); do # the controller may not have missed it yet
+    wait_for 30 "slurmd of dev$i" "$log/slurmd-dev$i.log" is_up "slurmd-dev$i"
   done
   wait_for 30 slurmctld "$log/slurmctld.log" controller_answers
   wait_for 60 "a node" "$log/slurmctld.log" all_nodes_up

@@ -274,8 +274,7 @@ def test_every_choice_of_every_group_composes():
     assert len(words) > 20
     assert CONFIGS.is_dir()
     for word in words:
-        one_point = [] if word.startswith("model/denoiser") else ["model/denoiser=dit_32"]
-        assert len(compose_study([word, *one_point]).points) == 1
+        compose_run([word])
 
 
 def test_the_example_in_the_papers_study_is_right(tmp_path):

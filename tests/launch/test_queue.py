@@ -223,7 +223,7 @@ def test_the_page_says_what_could_not_be_asked(study, programs, capsys):
     assert "1 unknown, 1 waiting" in out or "1 waiting, 1 unknown" in out
 
 
-def test_everything_is_asked_in_the_c_locale_of_nobody(programs):
+def test_the_cluster_asked_is_the_one_of_the_environment(programs):
     """Other variables of SLURM (which cluster, which configuration) are left alone."""
     program(programs, "sacct", "")
     (programs / "sacct").write_text(f"#!/bin/sh\necho $SLURM_CONF >{programs}/conf\n")

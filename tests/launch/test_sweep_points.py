@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from adit_scale.errors import ConfigError
@@ -43,6 +43,7 @@ def enumerated(sweep: SweepConfig) -> list[dict]:
     ]
 
 
+@settings(deadline=None)
 @given(sweeps(), st.data())
 def test_points_are_the_product_without_exclusions(sweep, data):
     sweep.validate()

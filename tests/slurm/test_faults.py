@@ -19,6 +19,7 @@ from tests.slurm.studies import NAME, STEPS, beside, submit, words
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 POINT = "dit_32"
+LIMIT_S = 300  # of anything waited for, on a machine that has more to do
 SEEDS = "seed=0,1"
 DIVERGES_AT_10 = (
     "+sweep.overrides_by_size={dit_64:['diffusion.optim.lr=1e30','diffusion.optim.gradient_clip=1e30',"
@@ -55,7 +56,7 @@ def undisturbed(cluster: Cluster, submitted_twice: Submitted) -> Study:
     """Two points, seeds 0 and 1, that nothing happened to."""
     study = submitted_twice.study
     assert 0 in submitted_twice.codes, submitted_twice.texts
-    cluster.wait_for_end(study, 150)
+    cluster.wait_for_end(study, LIMIT_S)
     assert study.outcomes(seed(0)) == study.outcomes(seed(1)) == ["done"], study.describe()
     return study
 
@@ -99,9 +100,9 @@ def test_submitting_again_submits_nothing(cluster, undisturbed):
 
 def test_a_preempted_run_on_two_nodes_goes_on(cluster, undisturbed, runs):
     study = submit(cluster, beside(undisturbed, runs / "preempted"))
-    cluster.wait_for(lambda: study.checkpoints(POINT), 60, "a checkpoint", study)
+    cluster.wait_for(lambda: study.checkpoints(POINT), LIMIT_S, "a checkpoint", study)
     cluster.preempt()
-    cluster.wait_for(lambda: study.has_ended(POINT), 120, "the point is done", study)
+    cluster.wait_for(lambda: study.has_ended(POINT), LIMIT_S, "the point is done", study)
     assert study.outcomes(POINT) == ["requeued", "done"], study.describe()
     assert cluster.sacct(study.job("diffusion", POINT))[0] == "PREEMPTED"
     assert_same(study, POINT, undisturbed, seed(0))
@@ -109,9 +110,9 @@ def test_a_preempted_run_on_two_nodes_goes_on(cluster, undisturbed, runs):
 
 def test_a_killed_rank_costs_one_try(cluster, undisturbed, runs):
     study = submit(cluster, beside(undisturbed, runs / "killed"))
-    cluster.wait_for(lambda: study.checkpoints(POINT), 60, "a checkpoint", study)
+    cluster.wait_for(lambda: study.checkpoints(POINT), LIMIT_S, "a checkpoint", study)
     os.kill(cluster.rank(study.node("diffusion", POINT), 1), signal.SIGKILL)
-    cluster.wait_for(lambda: study.has_ended(POINT), 120, "the point is done", study)
+    cluster.wait_for(lambda: study.has_ended(POINT), LIMIT_S, "the point is done", study)
     assert study.outcomes(POINT) == ["retrying", "done"], study.describe()
     assert "Killed" in study.attempts(POINT)[0].reason
     assert_same(study, POINT, undisturbed, seed(0))
@@ -122,31 +123,31 @@ def test_a_node_that_dies_and_comes_back(dev_cluster, undisturbed, runs, node):
     """dev1 takes the supervisor with it, dev2 a rank alone."""
     cluster = dev_cluster
     study = submit(cluster, beside(undisturbed, runs / node))
-    cluster.wait_for(lambda: study.checkpoints(POINT), 60, "a checkpoint", study)
+    cluster.wait_for(lambda: study.checkpoints(POINT), LIMIT_S, "a checkpoint", study)
     cluster.take_node(node)
     job = study.job("diffusion", POINT)
-    cluster.wait_for(lambda: len(cluster.sacct(job)) > 1, 90, "the job is queued again", study)
+    cluster.wait_for(lambda: len(cluster.sacct(job)) > 1, LIMIT_S, "the job is queued again", study)
     cluster.up()
-    cluster.wait_for(lambda: study.has_ended(POINT), 120, "the point is done", study)
+    cluster.wait_for(lambda: study.has_ended(POINT), LIMIT_S, "the point is done", study)
     assert study.outcomes(POINT)[-1] == "done"
     assert_same(study, POINT, undisturbed, seed(0))
-    cluster.wait_for_end(study, 60)
+    cluster.wait_for_end(study, LIMIT_S)
     assert points_of_report(study) == (1, 1)
 
 
 def test_a_cancelled_point_is_missing_until_it_is_submitted_again(cluster, undisturbed, runs):
     place = beside(undisturbed, runs / "cancelled")
     study = submit(cluster, place, SEEDS)
-    cluster.wait_for(lambda: study.checkpoints(seed(1)), 60, "a checkpoint", study)
+    cluster.wait_for(lambda: study.checkpoints(seed(1)), LIMIT_S, "a checkpoint", study)
     cluster.call("scancel", study.job("diffusion", seed(1)))
-    cluster.wait_for_end(study, 120)
+    cluster.wait_for_end(study, LIMIT_S)
     assert study.is_done("evaluation", seed(0))
     assert study.outcomes(seed(1)) == ["stopped"], study.describe()
     assert points_of_report(study) == (1, 2)
     assert cluster.sacct(study.job("evaluation", seed(1))) == ["CANCELLED"]
 
     again = submit(cluster, place, SEEDS)
-    cluster.wait_for_end(again, 120)
+    cluster.wait_for_end(again, LIMIT_S)
     assert points_of_report(again) == (2, 2)
     assert again.outcomes(seed(0)) == ["done"]
     assert_same(again, seed(1), undisturbed, seed(1))
@@ -155,10 +156,10 @@ def test_a_cancelled_point_is_missing_until_it_is_submitted_again(cluster, undis
 def test_a_point_that_fails_at_step_10_leaves_a_report_of_the_others(cluster, undisturbed, runs):
     place = beside(undisturbed, runs / "failing")
     study = submit(cluster, place, "model/denoiser=dit_32,dit_64", DIVERGES_AT_10)
-    cluster.wait_for_end(study, 120)
+    cluster.wait_for_end(study, LIMIT_S)
     reason = failure_reason(study.node("diffusion", "dit_64"))
     assert reason is not None
-    assert re.search(r"non-finite.* 10 steps", reason)
+    assert re.search(r"10 steps in a row up to step 1\d had a non-finite loss", reason)
     assert study.outcomes("dit_64") == ["failed"]  # no try would end otherwise
     assert points_of_report(study) == (1, 2)
     assert_same(study, "dit_32", undisturbed, seed(0))
@@ -173,7 +174,7 @@ def test_what_is_edited_after_submitting_changes_nothing(cluster, undisturbed, r
     study = submit(cluster, beside(undisturbed, runs / "edited"), cwd=checkout)
     (checkout / "configs/diffusion/demo.yaml").write_text("steps: 7\n")
     (checkout / "adit_scale/jobs/worker.py").write_text("raise SystemExit('edited')\n")
-    cluster.wait_for_end(study, 90)
+    cluster.wait_for_end(study, LIMIT_S)
     assert points_of_report(study) == (1, 1)
     assert_same(study, POINT, undisturbed, seed(0))
 
@@ -184,7 +185,7 @@ def test_a_run_longer_than_the_time_limit_is_a_chain_of_jobs(cluster, undisturbe
     limits = ["launcher.partition=short", "launcher.time_min=1", "launcher.signal_before_s=20"]
     study = submit(cluster, beside(undisturbed, runs / "limited"), *longer, *limits)
     for each in (whole, study):
-        cluster.wait_for(lambda each=each: each.has_ended(POINT), 240, "the point is done", each)
+        cluster.wait_for(lambda each=each: each.has_ended(POINT), LIMIT_S, "the point is done", each)
     assert whole.outcomes(POINT) == ["done"]
     *before, last = study.attempts(POINT)
     assert last.outcome == "done"

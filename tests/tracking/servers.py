@@ -52,7 +52,7 @@ class Server:
                 start_new_session=True,
             )
         try:
-            wait_until(self.answers, 90, f"server ({self.log})")
+            wait_until(self.answers, 300, f"server ({self.log})")
         except AssertionError:
             self.stop(signal.SIGKILL)
             raise AssertionError(self.log.read_text()[-2000:]) from None
