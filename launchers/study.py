@@ -151,7 +151,7 @@ def _submit_slurm(study: Study, graph: Graph, only: set[str] | None, disk_bytes:
         runs_are_shared=study.launcher.runs_are_shared,
         inputs=input_places(graph),
     )
-    for note in notes:
+    for note in dict.fromkeys(notes):
         print(note)
     code = snapshot_code(study.folder)
     tracking = study.config.tracking
