@@ -41,6 +41,7 @@ LEDGER = "slurm_job.json"
 TRAINING = ("autoencoder", "diffusion")
 CALL_S = 30.0  # for scontrol and squeue
 POLL_S = 0.1
+TAIL_BYTES = 4096
 
 
 @dataclass
@@ -137,7 +138,7 @@ class Supervisor:
             folder,
             code,
             self.asked,
-            failure_reason(folder) or _exit_reason(code),
+            failure_reason(folder) or _exit_reason(code, folder / LOG),
             final=failed_for_good(folder),
             retries=self.settings["retries"],
             backoff_s=self.settings["backoff_s"],
@@ -241,10 +242,15 @@ def _number(job: str) -> int:
     return int(job.partition("_")[0])
 
 
-def _exit_reason(code: int) -> str:
+def _exit_reason(code: int, log: Path) -> str:
+    """Of a child that left no FAILED.json; with a full disk, for example, it could not."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    return f"ended with status {code} without saying why"
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        lines = stream.read().decode(errors="replace").rpartition(ATTEMPT)[2].splitlines()
+    said = [line.strip() for line in lines[1:] if line.strip()]
+    return said[-1] if said else f"ended with status {code} without saying why"
 
 
 if __name__ == "__main__":
