@@ -174,7 +174,7 @@ def delay(args: argparse.Namespace) -> dict:
     on_s, off_s = statistics.mean(blocks[True]), statistics.mean(blocks[False])
     more = {"ratio_mean_of_pairs": statistics.mean(ratios), "ratio_95": half, "pairs": len(ratios)}
     more["follower_cpu_percent_of_a_core"] = 100 * cpu_s / (args.blocks * BLOCK_S)
-    what = f"a step, journal line a step, {os.cpu_count()} cores busy, follower beside it"
+    what = f"a step, a journal line every 10, {os.cpu_count()} cores busy, follower beside it"
     return record.row(what, 1000 * on_s, "follower stopped", 1000 * off_s, "ms", **more)
 
 

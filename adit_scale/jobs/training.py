@@ -15,7 +15,7 @@ from types import FrameType
 from adit_scale.config import StudyConfig
 from adit_scale.errors import TrainingError, WorkerLost
 from adit_scale.jobs.node import ATTEMPT, LOG, NodeFolder, Result
-from adit_scale.jobs.worker import BY_SRUN, ERROR
+from adit_scale.jobs.worker import BY_SRUN, ERROR, STOPPED
 from adit_scale.training.config import CONFIG_FILE, WEIGHTS_FILE
 from adit_scale.training.exit_codes import EXIT_REQUEUE
 
@@ -34,10 +34,11 @@ def run(node: NodeFolder, config: StudyConfig) -> Result:
     Exits with EXIT_REQUEUE when it was asked to stop and saved its state. Raises TrainingError with a
     worker's own line when one failed, WorkerLost when one ended without a word.
     """
-    (node.path / ERROR).unlink(missing_ok=True)
+    for marker in (ERROR, STOPPED):
+        (node.path / marker).unlink(missing_ok=True)
     start = _srun if os.environ.get(BY_SRUN_VARIABLE) else _torchrun
     codes = start(node.path, config.parallel.world_size)
-    if EXIT_REQUEUE in codes:  # others then lost the peer that left
+    if EXIT_REQUEUE in codes or (node.path / STOPPED).is_file():  # others then lost the peer that left
         sys.exit(EXIT_REQUEUE)
     if any(codes):
         raise _failure(node.path, codes)

@@ -13,6 +13,7 @@ from adit_scale.errors import AditError
 from adit_scale.jobs.node import CONFIG, NodeFolder
 
 ERROR = ".error.txt"
+STOPPED = ".stopped"  # all ranks of a step left with the state saved
 PR_SET_PDEATHSIG = 1
 BY_SRUN = "srun"
 
@@ -41,7 +42,12 @@ def main(folder: Path) -> int:
         (folder / ERROR).write_text(line + "\n")
         print(line, file=sys.stderr)
         return EXIT_FAILED
-    return EXIT_DONE if finished else EXIT_REQUEUE
+    if finished:
+        return EXIT_DONE
+    if BY_SRUN in sys.argv[2:]:  # srun would end the other ranks at the first that leaves with a status
+        (folder / STOPPED).touch()
+        return EXIT_DONE
+    return EXIT_REQUEUE
 
 
 def _join_step() -> None:

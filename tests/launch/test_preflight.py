@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import socket
-import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +14,12 @@ from launchers.compose import compose_study
 from launchers.config import Resources
 from launchers.graph import study_graph
 from launchers.preflight import (
-    Job,
     NodeOffer,
     Partition,
     check_programs,
     gpus_of,
     input_places,
     minutes,
-    preflight,
     refusal,
 )
 from launchers.shared_folders import check_shared, file_system, local_kind
@@ -141,81 +135,3 @@ def test_what_jobs_read(tmp_path):
     study = compose_study(["sweep=scaling_demo", *words])
     graph = study_graph(study.config, study.points, study.folder)
     assert input_places(graph) == {"data.shards": f"{tmp_path}/s", "data.sources": f"{tmp_path}/a.xyz"}
-
-
-# -- on a cluster ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cluster(monkeypatch):
-    """SLURM's programs pointed at the dev cluster, where it runs."""
-    conf = Path(f"/tmp/adit-dev-cluster-{os.getuid()}/slurm.conf")
-    if "SLURM_CONF" not in os.environ and conf.is_file():
-        monkeypatch.setenv("SLURM_CONF", str(conf))
-    ping = ["scontrol", "ping"]
-    if (
-        shutil.which("sbatch") is None
-        or "is UP" not in subprocess.run(ping, capture_output=True, text=True, check=False, timeout=60).stdout
-    ):
-        pytest.skip("no SLURM cluster here; launchers/dev_cluster/up.sh starts one")
-
-
-def check(tmp_path: Path, disk_bytes: float = 1e6, **resources) -> None:
-    job = Job("diffusion jobs", Resources(**{"cpus_per_task": 1, "time_min": 5, **resources}))
-    preflight([job], tmp_path / "runs" / "study", disk_bytes)
-
-
-@pytest.mark.slurm
-@pytest.mark.usefixtures("cluster")
-def test_what_the_cluster_can_do_passes_quickly(tmp_path):
-    begin = time.monotonic()
-    check(tmp_path)
-    check(tmp_path, partition="dev", nodes=2, tasks_per_node=2, account="lab", qos="normal", mem_gib=2)
-    check(tmp_path, partition="short,dev", time_min=200)  # one of them is enough
-    assert time.monotonic() - begin < 5
-    assert list((tmp_path / "runs" / "study").iterdir()) == []
-
-
-@pytest.mark.slurm
-@pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize(
-    ("resources", "said"),
-    [
-        ({"partition": "gpu"}, r"launcher.partition: no partition 'gpu' on this cluster; expected .*dev"),
-        ({"partition": "short", "time_min": 6}, r"launcher.time_min is 6 .* allows 5 .*launcher.time_min=5"),
-        ({"time_min": 241}, r"launcher.time_min is 241 .*partition dev allows 240 minutes"),
-        ({"tasks_per_node": 5}, r"5 CPUs a node .* \(launcher.cpus_per_task 1 x 5 ranks\).* dev has 4"),
-        ({"mem_gib": 16}, r"16 GiB a node .*\(launcher.mem_gib\), the largest .* has 15"),
-        ({"gpus_per_node": 3}, r"3 GPUs a node .*\(launcher.gpus_per_node\).* has 2"),
-        ({"nodes": 3}, r"3 nodes .*\(launcher.nodes\), partition dev has 2 such"),
-        ({"account": "nobody"}, r"launcher.account=nobody: you have no rights to it; expected one of lab"),
-        ({"account": "guest"}, r"launcher.account=guest: you have no rights to it"),
-        ({"partition": "far"}, r"runs: .* file system of this machine .* jobs run on far1 \(far-away\)"),
-        ({"qos": "high"}, r"launcher.qos=high: you have no rights to it; expected one of normal"),
-    ],
-)  # fmt: skip
-def test_what_it_can_not_is_refused_in_one_line(tmp_path, resources, said):
-    with pytest.raises(ConfigError, match=said) as error:
-        check(tmp_path, **resources)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.slurm
-@pytest.mark.usefixtures("cluster")
-def test_a_full_disk_and_a_folder_that_can_not_be_written(tmp_path):
-    with pytest.raises(ConfigError, match=r"will write about 931322\.6 GiB, .* has .* free"):
-        check(tmp_path, disk_bytes=1e15)
-    (tmp_path / "file").write_text("")
-    job = Job("diffusion jobs", Resources(cpus_per_task=1, time_min=5))
-    with pytest.raises(ConfigError, match=r"runs: .*/file/study: cannot be written \(Not a directory\)"):
-        preflight([job], tmp_path / "file" / "study", 1)
-
-
-@pytest.mark.slurm
-@pytest.mark.usefixtures("cluster")
-def test_a_controller_that_is_down_is_named(tmp_path, monkeypatch):
-    conf = tmp_path / "slurm.conf"
-    conf.write_text("ClusterName=none\nSlurmctldHost=localhost\nSlurmctldPort=9\nMessageTimeout=1\n")
-    monkeypatch.setenv("SLURM_CONF", str(conf))
-    with pytest.raises(ConfigError, match=r"scontrol show partition failed .*is the SLURM controller up"):
-        check(tmp_path)

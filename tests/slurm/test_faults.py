@@ -98,6 +98,21 @@ def test_submitting_again_submits_nothing(cluster, undisturbed):
     assert "nothing to submit: 8 of 8 done" in done.stdout
 
 
+def test_a_launch_killed_before_its_ledger_is_known_by_the_jobs_comment(cluster, undisturbed, runs):
+    place = beside(undisturbed, runs / "unledgered")
+    study = submit(cluster, place, SEEDS)
+    for ledger in study.folder.glob("*/slurm_job.json"):
+        ledger.unlink()
+    again = cluster.launch(words(place, SEEDS))
+    assert again.returncode == 0, again.stderr
+    assert "nothing to submit: 3 of 8 done, 5 in the queue already" in again.stdout
+    named = [f"sweep.name={NAME}", f"runs={place}"]
+    stopped = cluster.launch(["cancel", "sweep=scaling_demo", *named])
+    assert "5 jobs cancelled" in stopped.stdout, stopped.stderr
+    cluster.wait_for_end(study, LIMIT_S)
+    assert not study.is_done("report")
+
+
 def test_a_preempted_run_on_two_nodes_goes_on(cluster, undisturbed, runs):
     study = submit(cluster, beside(undisturbed, runs / "preempted"))
     cluster.wait_for(lambda: study.checkpoints(POINT), LIMIT_S, "a checkpoint", study)
