@@ -195,9 +195,9 @@ def test_what_is_edited_after_submitting_changes_nothing(cluster, undisturbed, r
 
 
 def test_a_run_longer_than_the_time_limit_is_a_chain_of_jobs(cluster, undisturbed, runs):
-    longer = [f"diffusion.steps={5 * STEPS}", "seed=1"]
+    longer = [f"diffusion.steps={5 * STEPS // 2}", "seed=1"]
     whole = submit(cluster, beside(undisturbed, runs / "whole"), *longer)
-    limits = ["launcher.partition=short", "launcher.time_min=1", "launcher.signal_before_s=20"]
+    limits = ["launcher.partition=short", "launcher.time_min=1", "launcher.signal_before_s=30"]
     study = submit(cluster, beside(undisturbed, runs / "limited"), *longer, *limits)
     for each in (whole, study):
         cluster.wait_for(lambda each=each: each.has_ended(POINT), LIMIT_S, "the point is done", each)
