@@ -88,7 +88,18 @@ def _check_finite(tree: dict[str, Any], above: str = "") -> None:
 
 def save(config: StudyConfig, path: Path) -> None:
     """Write the settings as YAML, every value spelled out."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config), sort_keys=False))
+    path.write_text("".join(_yaml(f.name, getattr(config, f.name)) for f in fields(config)))
+
+
+_YAML: dict[tuple[str, str], str] = {}  # the many nodes of a study share most of their groups
+
+
+def _yaml(name: str, group: Any) -> str:
+    """One group of the settings, or one setting of the root."""
+    key = name, repr(group)
+    if key not in _YAML:
+        _YAML[key] = OmegaConf.to_yaml(OmegaConf.create({name: group}), sort_keys=False)
+    return _YAML[key]
 
 
 def load(path: Path) -> StudyConfig:

@@ -34,7 +34,7 @@ from adit_scale.jobs.attempts import attempts
 REPO = Path(__file__).resolve().parents[1]
 PROGRAMS = ("sbatch", "squeue", "sacct", "scontrol", "sinfo", "sacctmgr", "scancel")
 COMMON = ("launcher=slurm", "launcher.gpus_per_node=0", "launcher.cpus_per_task=1", "tracking=none")
-CLASSES = "+launcher.by_size={dit_32:{mem_gib:1},dit_64:{mem_gib:2},dit_96:{nodes:2},dit_128:{time_min:300}}"
+CLASSES = "+launcher.by_size={dit_32:{mem_gib:1},dit_64:{mem_gib:2},dit_96:{nodes:2},dit_128:{time_min:200}}"
 TOO_LONG_S = 600.0
 
 
