@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from adit_scale.data.config import DataConfig
 from adit_scale.diffusion.config import NO_LABEL, SamplingConfig, check_spacegroups
@@ -106,7 +107,11 @@ def load(path: Path) -> StudyConfig:
     """Read settings written by ``save``. Raises ConfigError."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such settings file; expected the config.yaml of a run folder")
-    return from_tree(OmegaConf.load(path))
+    try:
+        tree = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    return from_tree(tree)
 
 
 def _one_line(error: OmegaConfBaseException) -> str:

@@ -22,6 +22,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from adit_scale.config import StudyConfig, from_tree
 from adit_scale.errors import ConfigError
@@ -97,7 +98,8 @@ def study_folder(overrides: Sequence[str], configs: Path = CONFIGS) -> Path:
     plain = [_line(o) for o in _parse(overrides) if not o.is_sweep_override()]
     with _hydra(configs):
         tree = _compose(plain)
-    return Path(str(tree.runs)).absolute() / str(tree.sweep.name)
+        runs, name = str(tree.runs), str(tree.sweep.name)
+    return Path(runs).absolute() / name
 
 
 def choices(configs: Path = CONFIGS) -> dict[str, list[str]]:
@@ -119,7 +121,17 @@ def _hydra(configs: Path) -> Iterator[None]:
     for rung, shape in LADDER.items():
         store.store(group=SIZE_AXIS, name=rung, node=shape)
     with initialize_config_dir(str(configs), version_base="1.3"):
-        yield
+        try:
+            yield
+        except MarkedYAMLError as error:
+            mark = error.problem_mark
+            where = f"{mark.name}, line {mark.line + 1}" if mark else str(configs)
+            raise ConfigError(f"{where}: not YAML ({error.problem})") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{_no_text(configs)}: not UTF-8 text; expected YAML") from error
+        except OmegaConfBaseException as error:  # such as an interpolation of what there is not
+            key = getattr(error, "full_key", None)
+            raise ConfigError(f"{key or 'settings'}: {str(error).splitlines()[0]}") from error
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -283,6 +295,8 @@ def _launcher(config: StudyConfig) -> LauncherConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(f"launcher: {str(error).splitlines()[0]}") from error
     assert isinstance(launcher, LauncherConfig)
+    if not config.launcher:  # an empty profile must not mean this machine
+        raise ConfigError(f"launcher has no settings; expected one of {', '.join(choices()['launcher'])}")
     launcher.validate()
     return launcher
 
@@ -297,17 +311,43 @@ def _no_such_choice(error: MissingConfigException) -> str:
 
 def _bad_setting(error: ConfigCompositionException, overrides: list[str]) -> str:
     """One line from Hydra's message and the OmegaConf error below it."""
-    first = str(error).splitlines()[0]
+    first, *rest = str(error).splitlines()
     unknown = re.match(r"Could not override '([^']+)'", first)
     if unknown is None:
+        if (file := re.match(r"In '([^']+)': \w+ raised while composing config:", first)) and rest:
+            return _bad_file(f"configs/{file[1]}.yaml", rest)
+        word = first.removeprefix("Error merging override ")
+        key, _, value = word.partition("=")
+        if "." in key and (group := key.lstrip("+~").replace(".", "/")) in choices():
+            return f"{word}: {key} is a group of settings; to choose one write {group}={value}"
         cause = str(error.__cause__ or "").splitlines()
-        return f"{first.removeprefix('Error merging override ')}: {cause[0]}" if cause else first
+        return f"{word}: {cause[0]}" if cause else first
     key = unknown.group(1)
     line = next((o for o in overrides if o.lstrip("+~").split("=")[0] == key), key)
     if "/" in key:
         groups = list(choices())
         return f"{line}: no such group{_suggestion(key, groups)}; expected one of {', '.join(groups)}"
     return f"{line}: no such setting; {_neighbours(key, line)}"
+
+
+def _bad_file(file: str, said: list[str]) -> str:
+    """Of a file in configs/: OmegaConf's message, whose later lines name the key."""
+    key = next((line.partition(": ")[2] for line in said if line.strip().startswith("full_key: ")), "")
+    if key == "sweep.sweep":
+        return f"{file}: expected '# @package _global_' as its first line: it sets more than the sweep"
+    if key and said[0].startswith("Key "):
+        return f"{file}: {key}: no such setting; {_neighbours(key, key)}"
+    return f"{file}: {key + ': ' if key else ''}{said[0]}"
+
+
+def _no_text(configs: Path) -> Path:
+    """The first file of ``configs`` that is no text."""
+    for path in sorted(configs.rglob("*.yaml")):
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return path
+    return configs
 
 
 def _neighbours(key: str, line: str) -> str:

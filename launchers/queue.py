@@ -29,7 +29,7 @@ ACCOUNT_FIELDS = ("JobID", "State", "ExitCode", "ElapsedRaw", "Submit")
 
 
 class SlurmSilent(AditError):
-    """squeue or sacct is missing, failed, or did not answer in time."""
+    """squeue or sacct is missing, failed, or did not answer in time; or what it said cannot be understood."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _queued(values: Mapping[str, str], submissions: Mapping[str, Path]) -> Queue
         job=job,
         raw=values["JobID"],
         submission=submission,
-        node=_node(submissions[submission], job.partition("_")[2]),
+        node=_node(submissions[submission], job),
         state=values["State"],
         reason="" if values["Reason"] == "None" else values["Reason"],
         start_s=_seconds(values["StartTime"]),
@@ -162,10 +162,18 @@ def _queued(values: Mapping[str, str], submissions: Mapping[str, Path]) -> Queue
 _NODES: dict[Path, dict[str, str]] = {}  # nodes.json is written once, before its jobs are submitted
 
 
-def _node(submission: Path, element: str) -> str:
-    if submission not in _NODES and (submission / NODES).is_file():
-        _NODES[submission] = json.loads((submission / NODES).read_text())["nodes"]
-    return _NODES.get(submission, {}).get(element, "")
+def _node(submission: Path, job: str) -> str:
+    path = submission / NODES
+    if submission not in _NODES and path.is_file():
+        try:
+            _NODES[submission] = dict(json.loads(path.read_text())["nodes"])
+        except (KeyError, TypeError, ValueError) as error:
+            array, _, _ = job.partition("_")
+            raise SlurmSilent(
+                f"{path}: damaged ({type(error).__name__}), so what job {array} runs is not known; "
+                f"scancel {array}, then launch again"
+            ) from error
+    return _NODES.get(submission, {}).get(job.partition("_")[2], "")
 
 
 def _accounted(job: str, lives: list[list[str]]) -> Accounted:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adit_scale.errors import ConfigError
+from adit_scale.errors import ConfigError, DataError
 from launchers.config import Resources
 
 STUDY = "study.json"
@@ -64,15 +64,27 @@ class StudyRecord:
 
     @staticmethod
     def load(folder: Path) -> StudyRecord:
-        """Raises ConfigError where no study was submitted."""
+        """Raises ConfigError where no study was submitted, DataError where study.json is damaged."""
         path = folder / STUDY
         if not path.is_file():
             raise ConfigError(
                 f"{folder}: no study was submitted here (no {STUDY}); submit it, or set runs or sweep"
             )
-        record = json.loads(path.read_text())
-        nodes = [NodeRecord(**{**node, "folder": folder / node["folder"]}) for node in record.pop("nodes")]
-        return StudyRecord(folder, nodes=tuple(nodes), **record)
+        cure = "launch the study again with its own words, which writes it anew"
+        try:
+            record = json.loads(path.read_text())
+        except ValueError as error:  # no JSON, or not even text
+            raise DataError(f"{path}: not JSON ({error}); {cure}") from error
+        try:
+            nodes = [
+                NodeRecord(**{**node, "folder": folder / node["folder"]}) for node in record.pop("nodes")
+            ]
+            found = StudyRecord(folder, nodes=tuple(nodes), **record)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not of this version ({error}); {cure}") from error
+        if not found.nodes:
+            raise DataError(f"{path}: has no nodes; {cure}")
+        return found
 
     def save(self) -> None:
         """Write study.json, signed with user, machine and time, and rename it into place."""

@@ -239,7 +239,10 @@ def jobs_of(graph: Graph, queue: dict[str, Queued]) -> dict[str, Queued]:
     return {node.id: by_folder[node.folder.name] for node in graph.nodes if node.folder.name in by_folder}
 
 
-_CURE = "see launcher.partition, account, qos, constraint, time_min, nodes and mem_gib"
+_CURE = (
+    "see launcher.partition (sinfo tells whether its nodes are up), account, qos, constraint, gres, "
+    "gpus_per_node, time_min, nodes and mem_gib"
+)
 
 
 def _write_ledger(node: Node, job: str, submission: str) -> None:

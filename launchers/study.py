@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from adit_scale.errors import ConfigError
+from adit_scale.errors import ConfigError, DataError
 from adit_scale.jobs.attempts import forget_crashes
 from adit_scale.jobs.node import FAILED, LOG, failure_reason, read_done
 from adit_scale.jobs.notify import study_ended
@@ -18,29 +17,33 @@ from launchers.display import Display
 from launchers.graph import Graph, Node, freeze, is_done, study_graph
 from launchers.local import LocalRun
 from launchers.lock import study_lock
-from launchers.record import NodeRecord, StudyRecord
+from launchers.record import STUDY, NodeRecord, StudyRecord
+from launchers.words import Words
 
 
-def run(verb: str, words: Sequence[str], names: Sequence[str], options: argparse.Namespace) -> int:
-    """Do what a verb of launch.py says. Raises AditError; returns the exit status."""
+def run(words: Words) -> int:
+    """Do what a command line says. Raises AditError; returns the exit status."""
+    verb, overrides, names = words.verb, words.overrides, words.names
     if verb == "submit":
-        return submit(words)
+        return submit(overrides)
     if verb == "plan":
         from launchers import costs
 
-        return costs.plan(words, as_json=options.json)
+        return costs.plan(overrides, as_json=words.json)
     if verb == "status":
         from launchers import status
 
-        return status.status(study_folder(words), as_json=options.json, watch=options.watch)
+        return status.status(study_folder(overrides), as_json=words.json, watch=words.watch)
     if verb == "logs":
         if len(names) != 1:
             raise ConfigError(f"logs: got {len(names)} names; expected one point or job")
+        if words.lines < (0 if words.follow else 1):
+            raise ConfigError(f"logs: -n is {words.lines}; expected at least 1 (0 with -f: only what comes)")
         from launchers import logs
 
-        return logs.logs(study_folder(words), names[0], follow=options.follow, lines=options.lines)
+        return logs.logs(study_folder(overrides), names[0], follow=words.follow, lines=words.lines)
     named = {"retry": retry, "cancel": cancel}
-    return named[verb](words, names) if verb in named else {"fit": fit, "sync": sync}[verb](words)
+    return named[verb](overrides, names) if verb in named else {"fit": fit, "sync": sync}[verb](overrides)
 
 
 def submit(words: Sequence[str]) -> int:
@@ -76,6 +79,9 @@ def cancel(words: Sequence[str], names: Sequence[str]) -> int:
     scancel([queued[node.folder.name].job for node in found])
     for node in found:
         print(f"{node.name}: job {queued[node.folder.name].job} cancelled")
+    if not found:
+        print(f"none of {'these' if names else 'its'} jobs is in the queue: nothing to cancel")
+        return 0
     print(f"{len(found)} jobs cancelled; what each saved is kept, submitting again goes on from there")
     return 0
 
@@ -98,10 +104,16 @@ def sync(words: Sequence[str]) -> int:
     from adit_scale.tracking.sync import sync as sync_runs
 
     study = compose_study(words)
-    uri = study.config.tracking.uri
+    uri, experiment = study.config.tracking.uri, study.config.tracking.experiment
+    said = any(word.lstrip("+").partition("=")[0].partition(".")[0] == "tracking" for word in words)
+    if not said and (study.folder / STUDY).is_file():  # then where the study itself was told to
+        tracking = StudyRecord.load(study.folder).tracking
+        uri, experiment = tracking["uri"], tracking["experiment"]
     if not uri:
-        raise ConfigError("tracking=none has no store; expected tracking=sqlite or tracking=server")
-    found = sync_runs(study.folder, uri, study.config.tracking.experiment)
+        raise ConfigError(
+            "tracking=none has no store; expected tracking=sqlite, tracking=server or tracking.uri=..."
+        )
+    found = sync_runs(study.folder, uri, experiment)
     print(f"{found.journals} journals, {found.values} new values -> {without_credentials(uri)}")
     for failure in found.failures:
         print(f"error: {failure}")
@@ -137,6 +149,7 @@ def _submit_slurm(study: Study, graph: Graph, only: set[str] | None, disk_bytes:
     queue = jobs_of(graph, in_queue(study.folder))
     todo = _left(graph, set(queue), only)
     if not todo:
+        _mend_record(study, graph)
         print(f"study {graph.study}: nothing to submit: {_count(graph, queue)}; {graph.folder}")
         return 0
     queued = {id_: job.job for id_, job in queue.items()}
@@ -159,6 +172,7 @@ def _submit_slurm(study: Study, graph: Graph, only: set[str] | None, disk_bytes:
     submitter.check(arrays)
     if outdated:
         cancel([outdated])
+        del queue[report.id]
     _freeze(study, graph, todo, {"tree": code.tree, "git_sha": code.git_sha, "dirty": code.dirty})
     jobs = submitter.submit(arrays, queued)
     for array in arrays:
@@ -190,8 +204,22 @@ def _freeze(study: Study, graph: Graph, todo: Sequence[Node], code: dict[str, An
         if (node.folder / FAILED).is_file():
             (node.folder / FAILED).unlink()
             forget_crashes(node.folder)
+    _record(study, graph, code).save()
+
+
+def _mend_record(study: Study, graph: Graph) -> None:
+    """Where nothing is left to submit, study.json is only written if it is damaged or gone."""
+    from launchers.snapshot import code_record
+
+    try:
+        StudyRecord.load(study.folder)
+    except (ConfigError, DataError):
+        _record(study, graph, code_record()).save()
+
+
+def _record(study: Study, graph: Graph, code: dict[str, Any]) -> StudyRecord:
     config = study.config
-    record = StudyRecord(
+    return StudyRecord(
         folder=study.folder,
         study=graph.study,
         hypothesis=config.sweep.hypothesis,
@@ -201,7 +229,6 @@ def _freeze(study: Study, graph: Graph, todo: Sequence[Node], code: dict[str, An
         nodes=[_node_record(node) for node in graph.nodes],
         code=code,
     )
-    record.save()
 
 
 def _node_record(node: Node) -> NodeRecord:
@@ -227,6 +254,7 @@ def _run_here(study: Study, graph: Graph, lock: int, only: set[str] | None) -> i
     from launchers.mirror import Mirror
     from launchers.snapshot import code_record
 
+    _check_not_queued(study)
     todo = [node for node in graph.nodes if not is_done(node)]
     _freeze(study, graph, todo, code_record())
     done = len(graph.nodes) - len(todo)
@@ -255,6 +283,22 @@ def _run_here(study: Study, graph: Graph, lock: int, only: set[str] | None) -> i
     if failed:
         print(f"{len(failed)} of {len(graph.nodes)} jobs did not finish; to try them again: {_again(study)}")
     return 1 if failed else 0
+
+
+def _check_not_queued(study: Study) -> None:
+    """Raises ConfigError where SLURM still has jobs of a study that is to run on this machine."""
+    from launchers.queue import SlurmSilent, in_queue
+
+    try:
+        queued = in_queue(study.folder)
+    except SlurmSilent as silent:  # as where the folder was copied from the cluster
+        print(f"note: {silent}")
+        return
+    if queued:
+        raise ConfigError(
+            f"launcher=local: SLURM has {len(queued)} jobs of this study; name the profile it was submitted "
+            f"with (launcher=...), or take them out first: {_again(study, 'cancel')}"
+        )
 
 
 def _again(study: Study, verb: str = "") -> str:

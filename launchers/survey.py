@@ -90,8 +90,14 @@ def survey(study: StudyRecord) -> Survey:
     A SLURM that does not answer is a note, and jobs that only it knows about are "unknown".
     """
     # In this order: what is in no queue after its ledger was read has ended, and left its marker by now.
-    ledgers = {node.id: ledger(node.folder) for node in study.nodes}
     notes: list[str] = []
+    ledgers: dict[str, Mapping[str, Any]] = {}
+    for node in study.nodes:
+        try:
+            ledgers[node.id] = ledger(node.folder)
+        except DataError as error:
+            ledgers[node.id] = {}
+            notes.append(str(error))
     queue: dict[str, Queued] | None = None
     try:
         queue = _by_node(in_queue(study.folder).values(), {str(one.get("job")) for one in ledgers.values()})
@@ -331,9 +337,15 @@ def _detail(look: _Look, account: Accounted | None, state: str) -> str:
 
 
 def ledger(folder: Path) -> dict[str, Any]:
-    """slurm_job.json: which job the node was last given to."""
+    """slurm_job.json: which job the node was last given to. Raises DataError where it is damaged."""
     path = folder / LEDGER
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        found = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); remove it: squeue tells what still waits") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: got a {type(found).__name__}; remove it: squeue tells what still waits")
+    return found
 
 
 def _lock_held(study: Path) -> bool:

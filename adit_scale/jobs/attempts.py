@@ -17,6 +17,11 @@ from typing import Any
 from adit_scale.training.exit_codes import EXIT_REQUEUE
 
 ATTEMPTS = "attempts.jsonl"
+# What a line of each event has; one that lacks any is passed over.
+KEYS: dict[str, tuple[str, ...]] = {
+    "start": ("time", "job", "host", "nodes", "tasks"),
+    "end": ("time", "code", "outcome", "reason", "saved"),
+}
 CRASHED = ("retrying", "failed")
 TIME_LIMIT = "time limit"
 NO_PROGRESS_LIMIT = 3  # attempts in a row that saved nothing new: the time limit is too short for a step
@@ -174,5 +179,5 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if isinstance(record, dict):
+        if isinstance(record, dict) and all(key in record for key in KEYS.get(str(record.get("event")), ())):
             yield record

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +61,8 @@ class NodeFolder:
     @staticmethod
     def load(path: Path) -> NodeFolder:
         """Raises DataError where ``path`` is not a node's folder."""
-        record = _read_json(path / NODE, "a folder that launch.py made")
+        keys = ("kind", "id", "label", "study", "inputs", "optional_inputs")
+        record = _read_json(path / NODE, "a folder that launch.py made", keys)
         return NodeFolder(
             path=path,
             kind=record["kind"],
@@ -142,7 +143,7 @@ class NodeFolder:
 
 def read_done(folder: Path) -> dict[str, Any]:
     """DONE.json of a finished node. Raises DataError."""
-    return _read_json(folder / DONE, "the marker of a finished node")
+    return _read_json(folder / DONE, "the marker of a finished node", ("id", "inputs", "outputs"))
 
 
 def result_digest(folder: Path) -> str:
@@ -178,7 +179,9 @@ def failed_for_good(folder: Path) -> bool:
 def failure_reason(folder: Path) -> str | None:
     """Why the node failed, or None where it did not."""
     path = folder / FAILED
-    return str(_read_json(path, "the marker of a failed node")["reason"]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    return str(_read_json(path, "the marker of a failed node", ("reason",))["reason"])
 
 
 @contextmanager
@@ -222,15 +225,17 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_json(path: Path, what: str) -> dict[str, Any]:
+def _read_json(path: Path, what: str, keys: Collection[str] = ()) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected {what}")
     try:
         record = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or not even text
         raise DataError(f"{path}: not JSON ({error}); remove it and launch again") from error
     if not isinstance(record, dict):
         raise DataError(f"{path}: got a {type(record).__name__}; expected {what}")
+    if missing := [key for key in keys if key not in record]:
+        raise DataError(f"{path}: has no {missing[0]}; expected {what}: remove it and launch again")
     return record
 
 

@@ -173,7 +173,8 @@ def ensure_store(uri: str, experiment: str, artifacts: Path | None = None) -> st
     """
     configure_mlflow()
     check_uri(uri)
-    uri, database = absolute_uri(uri), sqlite_file(uri)
+    uri = absolute_uri(uri)
+    database = sqlite_file(uri)  # absolute too: the lock's place is known by it
     if database is not None:
         artifacts = database.parent / "artifacts"
     elif uri.partition("://")[0] in SERVERS:
