@@ -346,12 +346,12 @@ def test_sync_finds_all_journals_and_nests_them(uri, experiment, client, tmp_pat
 
 
 def test_the_store_is_made_once_by_concurrent_starts(tmp_path):
+    """Named as the default is, below the folder that launch.py is started in."""
     script = "import sys, adit_scale.tracking.mlflow_sink as s; print(s.ensure_store(*sys.argv[1:]))"
     database = tmp_path / "runs" / "mlflow.db"
-    command = [sys.executable, "-c", script, f"sqlite:///{database}", "exp"]
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    command = [sys.executable, "-c", script, "sqlite:///runs/mlflow.db", "exp"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, cwd=tmp_path, **pipes) for _ in range(2)]
     printed = [process.communicate() for process in started]
     assert [process.returncode for process in started] == [0, 0]
     assert printed[0] == printed[1] == (printed[0][0], "")
