@@ -350,8 +350,10 @@ def test_the_store_is_made_once_by_concurrent_starts(tmp_path):
     script = "import sys, adit_scale.tracking.mlflow_sink as s; print(s.ensure_store(*sys.argv[1:]))"
     database = tmp_path / "runs" / "mlflow.db"
     command = [sys.executable, "-c", script, "sqlite:///runs/mlflow.db", "exp"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen(command, cwd=tmp_path, **pipes) for _ in range(2)]
+    started = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     printed = [process.communicate() for process in started]
     assert [process.returncode for process in started] == [0, 0]
     assert printed[0] == printed[1] == (printed[0][0], "")
