@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from adit_scale.errors import ConfigError, DataError
-from launchers.config import Resources
 
 STUDY = "study.json"
 
@@ -127,7 +126,3 @@ class StudyRecord:
             if found & set(node.inputs.values()):
                 found.add(node.id)
         return found
-
-
-def resources_of(record: NodeRecord) -> Resources:
-    return Resources(**record.resources)

@@ -24,7 +24,8 @@ import submitit
 from submitit.slurm.slurm import _make_sbatch_string
 
 from adit_scale.errors import AditError, ConfigError
-from adit_scale.jobs.batch import LEDGER, SUBMISSION
+from adit_scale.jobs.attempts import LEDGER
+from adit_scale.jobs.batch import SUBMISSION
 from adit_scale.tracking.config import URI_VARIABLE, TrackingConfig, absolute_uri
 from launchers.config import LauncherConfig, Resources
 from launchers.graph import Graph, Node

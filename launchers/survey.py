@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from adit_scale.errors import DataError
-from adit_scale.jobs.attempts import Attempt, attempts
+from adit_scale.jobs.attempts import LEDGER, Attempt, attempts
 from adit_scale.jobs.node import LOG, failure_reason, is_done, is_running, read_done
 from launchers.queue import Accounted, Queued, SlurmSilent, accounted, in_queue
 from launchers.record import NodeRecord, StudyRecord
 from launchers.tails import Progress, last_line, progress, side_validity, validity
 
-LEDGER = "slurm_job.json"
 LOCK = "launch.lock"
 # All states of a job, the worst first: a point is in the worst of its jobs' that is not done.
 STATES = (

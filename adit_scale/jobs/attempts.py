@@ -17,6 +17,7 @@ from typing import Any
 from adit_scale.training.exit_codes import EXIT_REQUEUE
 
 ATTEMPTS = "attempts.jsonl"
+LEDGER = "slurm_job.json"  # the job that a launch gave the node to
 # What a line of each event has; one that lacks any is passed over.
 KEYS: dict[str, tuple[str, ...]] = {
     "start": ("time", "job", "host", "nodes", "tasks"),

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import IO, Any
 
 from adit_scale.errors import AditError
-from adit_scale.jobs.attempts import TIME_LIMIT, Verdict, append_end, append_start, verdict
+from adit_scale.jobs.attempts import LEDGER, TIME_LIMIT, Verdict, append_end, append_start, verdict
 from adit_scale.jobs.node import (
     ATTEMPT,
     DONE,
@@ -37,7 +37,6 @@ from adit_scale.tracking.config import URI_VARIABLE
 from adit_scale.tracking.follower import Follower
 
 SUBMISSION = "nodes.json"
-LEDGER = "slurm_job.json"
 TRAINING = ("autoencoder", "diffusion")
 CALL_S = 30.0  # for scontrol and squeue
 POLL_S = 0.1
