@@ -23,6 +23,8 @@ GROUPS = {
     "checkpoint": ("adit_scale.training.cli", "list, verify and export what training runs have saved"),
     "sample": ("adit_scale.jobs.sample_cli", "draw molecules and crystals from a trained model"),
     "import-adit": ("adit_scale.jobs.import_cli", "a published ADiT checkpoint, as a model of ours"),
+    "report": ("adit_scale.jobs.report_cli", "laws, figures and tables of one study, or of several together"),
+    "advise": ("adit_scale.jobs.advise_cli", "what to train with a budget, from the surface of a study"),
     "evaluate": ("adit_scale.jobs.evaluate_cli", "score samples or data, compare, draw figures, DFT inputs"),
 }
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell reports SIGINT and SIGPIPE

@@ -21,12 +21,12 @@ from adit_scale.diffusion.config import NO_LABEL, SamplingConfig, check_spacegro
 from adit_scale.errors import ConfigError, check_range
 from adit_scale.evaluation.config import EvaluationConfig
 from adit_scale.models.config import ModelConfig
-from adit_scale.scaling.config import BudgetConfig, SweepConfig
+from adit_scale.scaling.config import BudgetConfig, ScaleConfig, SweepConfig
 from adit_scale.tracking.config import TrackingConfig
 from adit_scale.training.config import AutoencoderStageConfig, DiffusionStageConfig, ParallelConfig
 
 # Groups that say where and how a run is computed but not what; they stand outside a point's identity.
-OPERATIONAL_GROUPS = ("launcher", "parallel", "tracking", "runs", "budget")
+OPERATIONAL_GROUPS = ("launcher", "parallel", "tracking", "runs", "budget", "scale")
 
 
 @dataclass
@@ -44,6 +44,7 @@ class StudyConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     launcher: dict[str, Any] = field(default_factory=dict)
 

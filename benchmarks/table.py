@@ -47,6 +47,8 @@ EXPECTED = {
     "data_parsing_crystals-mpts52_val": "reading crystals of up to 52 atoms, one core",
     "data_build": "building shards",
     "fit_coverage": "coverage of the fit's 95% intervals",
+    "advice_coverage": "coverage of an advice's 95% intervals",
+    "mup_coordinates": "muP against the standard parametrization, CPU",
     "training_step_gpu-dit_s": "training step on one GPU, DiT-S, bf16, FlashAttention on packed sets",
     "training_step_gpu-dit_xl": "training step on one GPU, DiT-XL, bf16, FlashAttention on packed sets",
     "training_step_8gpu-dit_xl": "training step on eight GPUs, DiT-XL, bf16, ZeRO 1",

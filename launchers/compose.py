@@ -27,25 +27,30 @@ from yaml import MarkedYAMLError
 from adit_scale.config import StudyConfig, from_tree
 from adit_scale.errors import ConfigError
 from adit_scale.models.ladder import LADDER
-from adit_scale.scaling.config import SIZE_AXIS, SweepConfig
+from adit_scale.scaling.config import BUDGET_AXIS, DECAY_AXIS, SIZE_AXIS, SweepConfig
+from adit_scale.scaling.designs import designed_points
 from adit_scale.scaling.points import StudyPoint, point_label, sweep_points
 from launchers.config import LauncherConfig
 from launchers.placing import Placer, fields_of
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NO_TEXT = ("true", "false", "null", "nan", "inf")  # what Hydra's grammar reads as something else
-# An interpolation that may read another setting; these resolvers do not.
-REFERENCE = re.compile(r"\$\{(?!(?:oc\.env|oc\.decode|now):)")
+# An interpolation that may read another setting of a point; these resolvers and `scale` do not.
+REFERENCE = re.compile(r"\$\{(?!scale\.|(?:oc\.env|oc\.decode|now):)")
 
 
 @dataclass(frozen=True)
 class Study:
-    """What one launch is about. ``config`` is shared by all points; each point has its own full copy."""
+    """What one launch is about. ``config`` is shared by all points; each point has its own full copy.
+
+    notes: a line on each point that the design left out.
+    """
 
     config: StudyConfig
     launcher: LauncherConfig
     points: tuple[StudyPoint, ...]
     overrides: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -55,9 +60,10 @@ class Study:
 def compose_study(overrides: Sequence[str], configs: Path = CONFIGS) -> Study:
     """The study that the given Hydra overrides describe.
 
-    The points are the product of the axes of ``sweep.grid`` and ``sweep.zip``, less ``sweep.exclude``. An
-    override of an axis replaces its values, and a comma list (``seed=0,1,2``) makes one. Precedence, weakest
-    first: files, ``sweep.overrides_by_size``, the command line, the axes. Raises ConfigError.
+    The points are the product of the axes of ``sweep.grid`` and ``sweep.zip``, and of budgets or decays, less
+    ``sweep.exclude``. An override of an axis replaces its values; a comma list (``seed=0,1,2``) makes one.
+    Precedence, weakest first: files, ``sweep.overrides_by_size``, the command line, the axes. Raises
+    ConfigError.
     """
     parsed = _parse(overrides)
     plain = [o for o in parsed if not o.is_sweep_override()]
@@ -69,11 +75,11 @@ def compose_study(overrides: Sequence[str], configs: Path = CONFIGS) -> Study:
         _check_sweep(config.sweep)
         fixed = [_line(o) for o in plain if o.key_or_group not in axes]
         composer = _PointComposer(tree.sweep, config.sweep, fixed, choices(configs))
-        points = tuple(map(composer.point, sweep_points(config.sweep)))
+        points, notes = designed_points(list(map(composer.point, sweep_points(config.sweep))), config.sweep)
     launcher = _launcher(config)
     sizes = dict.fromkeys([*LADDER, *(point.config.model.denoiser.name for point in points)])
     _check_sizes("launcher.by_size", launcher.by_size, sizes)
-    return Study(config, launcher, points, tuple(overrides))
+    return Study(config, launcher, points, tuple(overrides), notes)
 
 
 def compose_run(overrides: Sequence[str], configs: Path = CONFIGS) -> StudyConfig:
@@ -180,6 +186,9 @@ def _change_axes(tree: DictConfig, overrides: list[Override]) -> None:
     assert isinstance(zips, dict)
     for override in overrides:
         axis = str(override.key_or_group)
+        if override.is_sweep_override() and axis in (BUDGET_AXIS, DECAY_AXIS):
+            OmegaConf.update(tree, axis, _values(override))
+            continue
         part = next((part for part in zips.values() if axis in part), grid)
         if override.is_sweep_override():
             part[axis] = _values(override)
@@ -232,11 +241,12 @@ class _PointComposer:
         self.parser = OverridesParser.create()
 
     def point(self, axes: dict[str, Any]) -> StudyPoint:
-        words = {axis: f"{axis}={_literal(value)}" for axis, value in axes.items()}
+        made = self.sweep.made_axes()
+        words = {axis: f"{axis}={_literal(value)}" for axis, value in axes.items() if axis not in made}
         by_size = self.sweep.overrides_by_size.get(str(axes.get(SIZE_AXIS)), [])
         config = self._placed(by_size, words)
         if config is None:
-            config, _ = self._composed([*by_size, *self.fixed, *words.values()])
+            config, _ = self._base((*by_size, *self.fixed, *words.values()))
         return StudyPoint(point_label(axes), axes, config, tuple(words.values()))
 
     def _placed(self, by_size: list[str], words: dict[str, str]) -> StudyConfig | None:
@@ -245,9 +255,7 @@ class _PointComposer:
         if not placed or any(REFERENCE.search(words[axis]) for axis in placed):
             return None
         key = (*by_size, *self.fixed, *(word for axis, word in words.items() if axis not in self.where))
-        if key not in self.bases:
-            self.bases[key] = self._composed(list(key))
-        base, refers = self.bases[key]
+        base, refers = self._base(key)
         if refers:
             return None
         try:
@@ -261,10 +269,16 @@ class _PointComposer:
             self.values[word] = self.parser.parse_override(word).value()
         return self.values[word]
 
-    def _composed(self, words: list[str]) -> tuple[StudyConfig, bool]:
-        """Settings by Hydra, and whether any of them reads another one."""
-        tree = _compose(words)
-        tree.sweep.grid, tree.sweep.zip = self.tree.grid, self.tree.zip
+    def _base(self, words: tuple[str, ...]) -> tuple[StudyConfig, bool]:
+        """Settings by Hydra, once for the same words, and whether any of them reads another one."""
+        if words not in self.bases:
+            self.bases[words] = self._composed(words)
+        return self.bases[words]
+
+    def _composed(self, words: tuple[str, ...]) -> tuple[StudyConfig, bool]:
+        tree = _compose(list(words))
+        for key in ("grid", "zip", "budgets_flops", "decays"):
+            tree.sweep[key] = self.tree[key]
         return _typed(tree), bool(REFERENCE.search(repr(OmegaConf.to_container(tree, resolve=False))))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Any
 
 from adit_scale.errors import size_text
+from adit_scale.scaling.config import BUDGET_AXIS, DECAY_AXIS
 from adit_scale.scaling.costs import ASSUMED_ATOMS, GIB
+from adit_scale.scaling.designs import NOMINAL_ATOMS
 from adit_scale.scaling.points import text_table
 from launchers.costs import PointCost, StudyCosts, free_bytes, hours_text
 
@@ -65,12 +68,14 @@ def _fitted(columns: dict[str, list[str]]) -> tuple[str, dict[str, str]]:
 def _totals(found: StudyCosts) -> list[str]:
     """What is left to do, by kind of job."""
     kinds = {
-        "points": [p.run for p in found.points],
-        "sampling": [p.scoring for p in found.points],
-        **{job.name: [job] for job in found.shared},
+        "points": list({p.run.name: p.run for p in found.points}.values()),
+        "sampling": list({p.scoring.name: p.scoring for p in found.points if p.scoring}.values()),
+        "trunks": list(found.trunks),
     }
+    for job in found.shared:
+        kinds.setdefault(re.sub(r" \d+$", "", job.name), []).append(job)
     parts = ", ".join(
-        f"{name} {hours_text(sum(j.gpu_hours_left for j in jobs))}" for name, jobs in kinds.items()
+        f"{name} {hours_text(sum(j.gpu_hours_left for j in jobs))}" for name, jobs in kinds.items() if jobs
     )
     about = "about " if found.estimated else ""
     left, whole = found.gpu_hours_left, found.gpu_hours
@@ -91,9 +96,16 @@ def _totals(found: StudyCosts) -> list[str]:
 def _notes(found: StudyCosts) -> list[str]:
     notes = [
         "",
+        *found.notes,
         f"GPU-hours and hours are at {found.rate} (budget.gpu, budget.mfu) from FLOPs, which are C_total;",
         "validation, samples beside the training, start-up and all CPU work (shards, scoring) come on top.",
     ]
+    if any(DECAY_AXIS in p.axes for p in found.points):
+        notes.append("Steps and atoms of a decay count its trunk's; its FLOPs, hours and disk are its own.")
+    if any(BUDGET_AXIS in p.axes for p in found.points):
+        notes.append(f"Budgets are C, reckoned with sets of {NOMINAL_ATOMS} atoms; FLOPs are C_total.")
+    if not any(p.scoring for p in found.points):
+        notes.append("Losses alone are measured (sweep.evaluate=false).")
     precisions = "/".join(sorted({p.precision for p in found.points}))
     if all(p.on_gpu for p in found.points):
         notes.append(f"GiB/GPU is in {precisions}, without the allocator's slack.")
@@ -131,6 +143,7 @@ def to_record(found: StudyCosts) -> dict[str, Any]:
         "folder": str(found.folder),
         "points": [asdict(point) for point in found.points],
         "shared": [asdict(job) for job in found.shared],
+        "trunks": [asdict(job) for job in found.trunks],
         "totals": {
             "gpu_hours": found.gpu_hours,
             "gpu_hours_left": found.gpu_hours_left,
@@ -142,4 +155,5 @@ def to_record(found: StudyCosts) -> dict[str, Any]:
         "budget": asdict(found.budget),
         "rate": found.rate,
         "estimated": found.estimated,
+        "left_out": list(found.notes),
     }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from adit_scale.config import StudyConfig
 from adit_scale.data.config import DataConfig
@@ -14,7 +15,7 @@ from adit_scale.data.manifest import MANIFEST_FILE
 from adit_scale.errors import ConfigError
 from adit_scale.scaling import costs
 from adit_scale.scaling.config import BudgetConfig
-from adit_scale.scaling.points import EpochContents, StudyPoint, epoch_contents
+from adit_scale.scaling.points import EpochContents, StudyPoint, epoch_contents, run_label
 from adit_scale.training.peaks import Peak, find_peak
 from launchers.compose import Study, compose_study
 from launchers.config import LauncherConfig, Resources
@@ -43,11 +44,14 @@ class JobCost:
 class PointCost:
     """A point before it is run.
 
-    atoms: an upper bound, steps times the budget. sets, epochs: None where the shards are not built.
-    flops: C; run.flops: C_total. memory_bytes: of a rank. hours: of training, all ranks at once.
+    axes: its place in the sweep. atoms: an upper bound, steps times the budget. sets, epochs: None where the
+    shards are not built. flops: C of the model; run.flops: C_total of its own job, which for a decay branch
+    begins at its trunk's end. scoring: None where the study measures losses alone. memory_bytes: of a rank.
+    hours: of its own job, all ranks at once.
     """
 
     point: str
+    axes: Mapping[str, Any]
     size: str
     parameters: int
     steps: int
@@ -57,7 +61,7 @@ class PointCost:
     epochs: float | None
     flops: float
     run: JobCost
-    scoring: JobCost
+    scoring: JobCost | None
     memory_bytes: int
     precision: str
     on_gpu: bool
@@ -68,22 +72,27 @@ class PointCost:
 
 @dataclass(frozen=True)
 class StudyCosts:
-    """The points, and the jobs they share. estimated: sizes of sets are assumed, the shards being unbuilt."""
+    """The points, and the jobs they share. estimated: sizes of sets are assumed, the shards being unbuilt.
+
+    trunks: the runs that decay branches leave. notes: a line on each point that the design left out.
+    """
 
     study: str
     folder: Path
     slurm: bool
     points: tuple[PointCost, ...]
     shared: tuple[JobCost, ...]
+    trunks: tuple[JobCost, ...]
     budget: BudgetConfig
     peak: Peak
     estimated: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def jobs(self) -> list[JobCost]:
         """Every job once: points may share their runs."""
-        own = {job.name: job for p in self.points for job in (p.run, p.scoring)}
-        return [*own.values(), *self.shared]
+        own = {job.name: job for p in self.points for job in (p.run, p.scoring) if job is not None}
+        return [*own.values(), *self.shared, *self.trunks]
 
     @property
     def gpu_hours(self) -> float:
@@ -157,9 +166,11 @@ class _Reckoner:
             slurm=self.study.launcher.kind == "slurm",
             points=points,
             shared=shared,
+            trunks=self._trunks(),
             budget=self.budget,
             peak=self.peak,
             estimated=any(epoch is None for epoch in self.epochs.values()),
+            notes=self.study.notes,
         )
 
     def _point(self, point: StudyPoint) -> PointCost:
@@ -170,16 +181,20 @@ class _Reckoner:
         epoch = self._epoch(run, point.config)
         contents = epoch or costs.ASSUMED
         flops, flops_total = costs.diffusion_flops(config, contents)
+        begin = stage.optim.decay_from
         done = steps_done(run.folder) if run else 0
+        flops_total *= 1 - begin / stage.steps
         hours = self._gpu_hours(flops_total) / resources.world_size
         parameters = costs.run_parameters(config, "diffusion")
         n_bytes = costs.training_bytes(stage, parameters, hours)
         on_gpu = uses_gpu(launcher, config, resources)
         memory, precision = costs.rank_memory(config, "diffusion", on_gpu)
-        atoms = float(stage.steps) * stage.atom_budget
-        epochs = atoms / epoch.atoms if epoch else None
+        atoms = contents.epochs(stage.steps, stage.atom_budget) * contents.atoms
+        epochs = epoch.epochs(stage.steps, stage.atom_budget) if epoch else None
+        share = max(0, done - begin) / (stage.steps - begin)
         return PointCost(
             point=point.label,
+            axes=point.axes,
             size=shape.name,
             parameters=parameters,
             steps=stage.steps,
@@ -188,12 +203,8 @@ class _Reckoner:
             sets=epochs * epoch.sets if epoch and epochs is not None else None,
             epochs=epochs,
             flops=flops,
-            run=self._job(run or f"diffusion {point.label}", flops_total, n_bytes, done / stage.steps),
-            scoring=self._job(
-                scoring or f"evaluation {point.label}",
-                costs.sampling_flops(config, contents),
-                costs.sampling_bytes(config, contents),
-            ),
+            run=self._job(run or f"diffusion {run_label(point.axes)}", flops_total, n_bytes, share),
+            scoring=self._scoring(point, scoring, contents),
             memory_bytes=memory,
             precision=precision,
             on_gpu=on_gpu,
@@ -202,16 +213,43 @@ class _Reckoner:
             status=self._status(run, scoring),
         )
 
+    def _scoring(self, point: StudyPoint, node: Node | None, contents: EpochContents) -> JobCost | None:
+        config = node.config if node else point.config
+        if not config.sweep.evaluate:
+            return None
+        flops, n_bytes = costs.sampling_flops(config, contents), costs.sampling_bytes(config, contents)
+        return self._job(node or f"evaluation {point.label}", flops, n_bytes)
+
+    def _trunks(self) -> tuple[JobCost, ...]:
+        """Each once, however many branches leave it."""
+        found: dict[str, JobCost] = {}
+        for point in self.study.points:
+            if point.trunk is None or point.trunk.label in found:
+                continue
+            branch = self._node("diffusion", point)
+            node = branch.inputs["trunk"] if branch else None
+            resources, config = placed(point.trunk.config, self.study.launcher, "diffusion")
+            _, flops = costs.diffusion_flops(config, self._epoch(node, config) or costs.ASSUMED)
+            hours = self._gpu_hours(flops) / resources.world_size
+            n_bytes = costs.training_bytes(config.diffusion, costs.run_parameters(config, "diffusion"), hours)
+            share = steps_done(node.folder) / config.diffusion.steps if node else 0.0
+            found[point.trunk.label] = self._job(
+                node or f"diffusion {point.trunk.label}", flops, n_bytes, share
+            )
+        return tuple(found.values())
+
     def _autoencoders(self) -> list[JobCost]:
         found: dict[str, JobCost] = {}
         for point in self.study.points:
             node = self._node("diffusion", point)
             source = node.inputs["autoencoder"] if node else None
             config = point.config
-            key = source.id if source else repr((config.model.autoencoder, config.autoencoder, config.data))
+            data = replace(config.data, domain="", domain_match="flops")
+            key = source.id if source else repr((config.model.autoencoder, config.autoencoder, data))
             if key in found:
                 continue
-            resources, config = placed(config, self.study.launcher, "autoencoder")
+            joint = replace(config, data=replace(config.data, domain=""))
+            resources, config = placed(joint, self.study.launcher, "autoencoder")
             flops = costs.autoencoder_run_flops(config, self._epoch(node, config) or costs.ASSUMED)
             hours = self._gpu_hours(flops) / resources.world_size
             parameters = costs.run_parameters(config, "autoencoder")
@@ -253,7 +291,15 @@ class _Reckoner:
 
     def _epoch(self, run: Node | None, config: StudyConfig) -> EpochContents | None:
         """None where the shards are not built."""
-        data = replace(run.config.data, repeat=config.data.repeat) if run else config.data
+        own = config.data
+        data = own
+        if run is not None:
+            visits: dict[str, Any] = {
+                "repeat": own.repeat,
+                "domain": own.domain,
+                "domain_match": own.domain_match,
+            }
+            data = replace(run.config.data, **visits)
         key = repr(data)
         if key not in self.epochs:
             stand = run is not None and (Path(data.shards) / MANIFEST_FILE).is_file()
@@ -261,17 +307,15 @@ class _Reckoner:
         return self.epochs[key]
 
     def _node(self, kind: str, point: StudyPoint) -> Node | None:
-        return self.graph.node_of(kind, point.label) if self.graph else None
+        return self.graph.nodes[-1].inputs.get(f"{kind}/{point.label}") if self.graph else None
 
     def _done(self, node: Node | None) -> bool:
         return node is not None and self.states[node.id] == "done"
 
     def _status(self, run: Node | None, scoring: Node | None) -> str:
         """A point is as far as its evaluation; before that, as its run."""
-        if self._done(scoring):
-            return "done"
         if self._done(run):
-            return "trained"
+            return "done" if scoring is None or self._done(scoring) else "trained"
         state = self.states[run.id] if run else "waiting"
         return "not started" if state == "waiting" else state
 

@@ -1,14 +1,14 @@
 """A study as a graph of jobs: who they are, what they wait for, and which of them are left to do.
 
 shards -> autoencoder -> one diffusion run a point -> sampling and scoring -> report, with one reference node
-(the real data scored by the same code) beside the points. A node's id is the hash of the settings that
+(the real data scored by the same code) beside the points. Decay branches have their trunk, a diffusion run
+that is no point, as an input. A node's id is the hash of the settings that
 decide its result and of its inputs' ids, so that two launches of the same science meet in the same folder
 and everything else (launcher, parallelism, tracking, paths) may change between them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,35 +17,21 @@ from typing import Any
 
 from adit_scale import config as settings
 from adit_scale.config import StudyConfig
-from adit_scale.data.building.identity import conversion
-from adit_scale.data.config import DataConfig
-from adit_scale.errors import ConfigError, DataError
-from adit_scale.evaluation.config import OPERATIONAL, EvaluationConfig
+from adit_scale.diffusion.config import SamplingConfig
+from adit_scale.errors import ConfigError
 from adit_scale.jobs.node import (
     CONFIG,
     NodeFolder,
     failure_reason,
-    file_digest,
     is_running,
 )
 from adit_scale.jobs.node import is_done as folder_is_done
-from adit_scale.scaling.points import StudyPoint
+from adit_scale.models.ladder import denoiser_parameters
+from adit_scale.scaling.points import StudyPoint, run_label
 from adit_scale.tracking.config import without_credentials
 from launchers.config import TRAINING, LauncherConfig, Resources
-
-# Settings of a stage that say how often something is written, not what is computed.
-BOOKKEEPING = (
-    "log_every_steps",
-    "checkpoint_every_steps",
-    "checkpoint_async",
-    "keep_checkpoints",
-    "keep_every_hours",
-    "keep_best",
-    "branch_steps",
-    "spike_factor",
-    "profile",
-    "scoring",
-)
+from launchers.identity import node_id, science, shards_science
+from launchers.reuse import Twins
 
 
 @dataclass(frozen=True)
@@ -53,8 +39,9 @@ class Node:
     """One job. ``optional_inputs``: it runs with those inputs that finished, when none is left to wait for.
 
     processes: how many processes it runs at once. cost: any measure of its length; longer ones start first.
+    folder: of another study where that one has finished the node (launchers/reuse.py).
     resources: what a SLURM job of it asks for. command: what to run instead of ``python -m adit_scale.jobs
-    FOLDER``.
+    FOLDER``. points: of the report, the axes of each point by label.
     """
 
     kind: str
@@ -68,6 +55,7 @@ class Node:
     cost: float = 0.0
     resources: Resources = field(default_factory=Resources)
     command: tuple[str, ...] = ()
+    points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -87,6 +75,11 @@ class Graph:
     study: str
     folder: Path
     nodes: tuple[Node, ...]
+
+    @property
+    def own(self) -> list[Node]:
+        """Without those that other studies have finished."""
+        return [node for node in self.nodes if node.folder.parent == self.folder]
 
     def of_kind(self, kind: str) -> list[Node]:
         return [node for node in self.nodes if node.kind == kind]
@@ -121,7 +114,8 @@ def study_graph(
     inputs: dict[str, Node] = {}
     for point in points:
         inputs.update(builder.point(point))
-    builder.add("report", "", config, asdict(config.sweep), inputs, optional_inputs=True)
+    axes = {point.label: point.axes for point in points}
+    builder.add("report", "", config, science("report", config), inputs, optional_inputs=True, points=axes)
     return Graph(config.sweep.name, folder, tuple(builder.nodes.values()))
 
 
@@ -130,6 +124,7 @@ class _Builder:
         self.folder, self.base, self.launcher = folder, base, launcher
         self.nodes: dict[str, Node] = {}
         self.shards: dict[str, Node] = {}
+        self.twins = Twins(folder.parent, folder) if base.sweep.reuse else None
 
     def add(
         self,
@@ -148,55 +143,75 @@ class _Builder:
                 if self.launcher.kind == "slurm":
                     resources, config = spread(resources, config)
                 more["processes"] = config.parallel.world_size
-            node = Node(
-                kind, label, id_, self.folder / name, config, dict(inputs), resources=resources, **more
-            )
+            folder = self._elsewhere(kind, id_, self.folder / name, inputs) or self.folder / name
+            node = Node(kind, label, id_, folder, config, dict(inputs), resources=resources, **more)
             self.nodes[id_] = node
         return self.nodes[id_]
+
+    def _elsewhere(self, kind: str, id_: str, place: Path, inputs: Mapping[str, Node]) -> Path | None:
+        """Where another study, or this one under another label, has finished the node."""
+        if self.twins is None or not all(is_done(node) for node in inputs.values()):
+            return None
+        return self.twins.finished(kind, id_, {name: n.folder for name, n in inputs.items()}, place)
 
     def point(self, point: StudyPoint) -> dict[str, Node]:
         """The nodes of one point, as inputs of the report."""
         shards = self._shards(point.config)
-        data = replace(shards.config.data, repeat=point.config.data.repeat)
+        own = point.config.data
+        data = replace(
+            shards.config.data, repeat=own.repeat, domain=own.domain, domain_match=own.domain_match
+        )
         scoring = point.config.evaluation
         if scoring.hull:  # from anywhere
             scoring = replace(scoring, hull=str(Path(scoring.hull).absolute()))
-        config = replace(point.config, data=data, evaluation=scoring, runs=str(self.folder.parent))
-        # Points may vary the seed and the mixture; they still share one autoencoder.
-        shared = replace(config, seed=self.base.seed, data=replace(data, repeat=self.base.data.repeat))
+        config = replace(
+            point.config,
+            data=data,
+            evaluation=scoring,
+            sampling=_of_domain(point.config.sampling, data.domain),
+            runs=str(self.folder.parent),
+        )
+        # Points may vary the seed, the mixture and the domain; they still share one autoencoder.
+        joint = replace(data, repeat=self.base.data.repeat, domain="", domain_match="flops")
+        shared = replace(config, seed=self.base.seed, data=joint, sampling=point.config.sampling)
         autoencoder = self.add("autoencoder", "", shared, science("autoencoder", shared), {"shards": shards})
-        reference = self.add(
-            "reference",
-            "",
-            shared,
-            science("reference", shared),
-            {"shards": shards, "autoencoder": autoencoder},
-        )
-        shape = config.model.denoiser
-        diffusion = self.add(
-            "diffusion",
-            point.label,
-            config,
-            science("diffusion", config),
-            {"shards": shards, "autoencoder": autoencoder},
-            cost=float(config.diffusion.steps) * config.diffusion.atom_budget * shape.depth * shape.width**2,
-        )
-        evaluation = self.add(
-            "evaluation",
-            point.label,
-            config,
-            science("evaluation", config),
-            {"shards": shards, "autoencoder": autoencoder, "diffusion": diffusion},
-            cost=float(shape.depth * shape.width**2),
-        )
-        return {
-            f"reference/{point.label}": reference,
-            f"diffusion/{point.label}": diffusion,
-            f"evaluation/{point.label}": evaluation,
-        }
+        inputs = {"shards": shards, "autoencoder": autoencoder}
+        found: dict[str, Node] = {}
+        if config.sweep.evaluate:
+            reference = self.add("reference", "", shared, science("reference", shared), inputs)
+            found[f"reference/{point.label}"] = reference
+        diffusion = self._diffusion(point, config, inputs)
+        found[f"diffusion/{point.label}"] = diffusion
+        if config.sweep.evaluate:
+            shape = config.model.denoiser
+            found[f"evaluation/{point.label}"] = self.add(
+                "evaluation",
+                point.label,
+                config,
+                science("evaluation", config),
+                {**inputs, "diffusion": diffusion},
+                cost=float(shape.depth * shape.width**2),
+            )
+        return found
+
+    def _diffusion(self, point: StudyPoint, config: StudyConfig, inputs: Mapping[str, Node]) -> Node:
+        """The run of a point, which points that differ in how they are scored share; its trunk before it."""
+        if point.trunk is not None:
+            inputs = {**inputs, "trunk": self._trunk(point.trunk, config, inputs)}
+        label = run_label(point.axes)
+        cost = training_cost(config)
+        return self.add("diffusion", label, config, science("diffusion", config), inputs, cost=cost)
+
+    def _trunk(self, trunk: StudyPoint, branch: StudyConfig, inputs: Mapping[str, Node]) -> Node:
+        """The run that a decay branch leaves, on the branch's data; its own steps count too, since those of
+        the branches are where its checkpoints stay."""
+        config = replace(branch, diffusion=trunk.config.diffusion)
+        own = {**science("diffusion", config), "branches": config.diffusion.branch_steps}
+        return self.add("diffusion", trunk.label, config, own, inputs, cost=training_cost(config))
 
     def _shards(self, config: StudyConfig) -> Node:
-        data = config.data
+        # How they are visited is no matter of theirs; large sources are digested once.
+        data = replace(config.data, repeat={}, domain="", domain_match="flops")
         key = json.dumps(asdict(data), sort_keys=True)
         if key not in self.shards:
             contents = shards_science(data)
@@ -210,6 +225,20 @@ class _Builder:
             )
             self.shards[key] = self.add("shards", data.name, replace(config, data=data), contents, {})
         return self.shards[key]
+
+
+def _of_domain(sampling: SamplingConfig, domain: str) -> SamplingConfig:
+    """A denoiser that never saw a domain is not asked for its structures."""
+    if domain == "molecule":
+        return replace(sampling, crystals=0)
+    return replace(sampling, molecules=0) if domain == "crystal" else sampling
+
+
+def training_cost(config: StudyConfig) -> float:
+    """Any measure of a diffusion run's length."""
+    stage, shape = config.diffusion, config.model.denoiser
+    steps = stage.steps - stage.optim.decay_from
+    return float(steps) * stage.atom_budget * shape.depth * shape.width**2
 
 
 def spread(resources: Resources, config: StudyConfig) -> tuple[Resources, StudyConfig]:
@@ -238,73 +267,6 @@ def spread(resources: Resources, config: StudyConfig) -> tuple[Resources, StudyC
     spread_config = replace(config, parallel=replace(config.parallel, **own))
     spread_config.validate()
     return resources, spread_config
-
-
-def node_id(kind: str, science: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """sha256 of what decides a node's result: its kind, its settings and its inputs' ids."""
-    text = json.dumps({"kind": kind, "science": science, "inputs": inputs}, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def science(kind: str, config: StudyConfig) -> dict[str, Any]:
-    """The settings that decide the result of a node of this kind; its inputs' own are left to them."""
-    if kind in ("autoencoder", "diffusion"):
-        stage = asdict(config.autoencoder if kind == "autoencoder" else config.diffusion)
-        shape = config.model.autoencoder if kind == "autoencoder" else config.model.denoiser
-        return {
-            "seed": config.seed,
-            "repeat": dict(config.data.repeat),
-            "model": asdict(shape),
-            "stage": {key: value for key, value in stage.items() if key not in BOOKKEEPING},
-        }
-    evaluation = _evaluation_science(config.evaluation)
-    if kind == "reference":
-        return {"evaluation": evaluation}
-    assert kind == "evaluation", kind
-    evaluation.pop("reference_sets")
-    sampling = asdict(config.sampling)
-    for key in ("batch_atoms", "batch_sets", "pad_batches"):  # sample i is the same in any batch
-        sampling.pop(key)
-    return {"evaluation": evaluation, "sampling": sampling}
-
-
-def _evaluation_science(config: EvaluationConfig) -> dict[str, Any]:
-    """Without what decides only how long scoring takes; a hull by its contents, not by its place.
-
-    Raises DataError where the hull's file is missing.
-    """
-    found = asdict(config)
-    for key in OPERATIONAL:
-        found.pop(key)
-    if config.hull:
-        if not Path(config.hull).is_file():
-            raise DataError(f"evaluation.hull: {config.hull}: no such file; expected JSON of entries")
-        found["hull"] = file_digest(Path(config.hull))
-    return found
-
-
-def shards_science(data: DataConfig) -> dict[str, Any]:
-    """Contents of the sources and how they are converted; for ready-made shards, their fingerprint.
-
-    Raises DataError naming the first source that is missing.
-    """
-    if data.sources:
-        from adit_scale.data.build import source_identities  # heavy, as what is below
-        from adit_scale.data.sources import Source
-
-        try:
-            sources = source_identities([Source.from_word(word) for word in data.sources])
-        except DataError as error:
-            raise DataError(f"data.sources: {error}") from error
-        return {"sources": sources, "conversion": conversion(data)}
-    if not data.shards:
-        raise DataError(
-            "data.sources is empty; expected files such as 'data.sources=[a.extxyz.gz,b.csv.gz]', "
-            "or data.shards=FOLDER of shards that stand"
-        )
-    from adit_scale.data.manifest import open_manifest
-
-    return {"fingerprint": open_manifest(data).fingerprint}
 
 
 def _place(shards: str) -> str:
@@ -367,7 +329,7 @@ def freeze(nodes: Iterable[Node], study: str, tags: Mapping[str, str] | None = N
         settings.save(replace(node.config, tracking=public), node.folder / CONFIG)
         inputs = {name: source.folder for name, source in node.inputs.items()}
         frozen = NodeFolder(node.folder, node.kind, node.id, node.label, study, inputs, node.optional_inputs)
-        replace(frozen, tags={**(tags or {}), **_tags(node, study)}).save()
+        replace(frozen, tags={**(tags or {}), **_tags(node, study)}, points=node.points).save()
 
 
 def _tags(node: Node, study: str) -> dict[str, str]:
@@ -381,4 +343,10 @@ def _tags(node: Node, study: str) -> dict[str, str]:
         "adit.data": node.config.data.name,
         "adit.autoencoder": node.inputs["autoencoder"].id if "autoencoder" in node.inputs else "",
     }
+    if node.kind in ("diffusion", "evaluation"):
+        tags |= {
+            "adit.n_parameters": str(denoiser_parameters(node.config.model.denoiser)),
+            "adit.lr": f"{node.config.diffusion.optim.lr:g}",
+            "adit.domain": node.config.data.domain or "joint",
+        }
     return {name: value for name, value in tags.items() if value}

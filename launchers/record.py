@@ -24,7 +24,10 @@ STUDY = "study.json"
 
 @dataclass(frozen=True)
 class NodeRecord:
-    """A node of a submitted study. inputs: name -> id. steps: of a training run. size: of a point."""
+    """A node of a submitted study. inputs: name -> id. steps: of a training run. size: of a point.
+
+    folder: in another study's folder where that one had finished the node.
+    """
 
     id: str
     kind: str
@@ -76,7 +79,8 @@ class StudyRecord:
             raise DataError(f"{path}: not JSON ({error}); {cure}") from error
         try:
             nodes = [
-                NodeRecord(**{**node, "folder": folder / node["folder"]}) for node in record.pop("nodes")
+                NodeRecord(**{**node, "folder": Path(os.path.normpath(folder / node["folder"]))})
+                for node in record.pop("nodes")
             ]
             found = StudyRecord(folder, nodes=tuple(nodes), **record)
         except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -90,7 +94,7 @@ class StudyRecord:
         record = asdict(self)
         record.pop("folder")
         for node in record["nodes"]:
-            node["folder"] = Path(node["folder"]).name
+            node["folder"] = os.path.relpath(node["folder"], self.folder)
         record |= {
             "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "user": getpass.getuser(),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ def as_record(found: Survey) -> dict[str, Any]:
         "points": {"total": sum(points.values()), **points},
         "gpu_hours": sum(row.gpu_hours for row in found.rows),
         "process_hours": sum(row.process_hours for row in found.rows),
-        "jobs": [_job_record(row) for row in found.rows],
+        "jobs": [_job_record(row, study.folder) for row in found.rows],
     }
 
 
@@ -146,14 +147,14 @@ def state_text(row: JobRow) -> str:
     return f"blocked by {row.why}" if row.state == "blocked" else f"{row.state} ({row.why})"
 
 
-def _job_record(row: JobRow) -> dict[str, Any]:
+def _job_record(row: JobRow, study: Path) -> dict[str, Any]:
     node, found = row.record, row.progress
     return {
         "job": node.name,
         "kind": node.kind,
         "label": node.label,
         "id": node.id,
-        "folder": node.folder.name,
+        "folder": os.path.relpath(node.folder, study),
         "state": row.state,
         "why": row.why,
         "detail": row.detail,

@@ -18,6 +18,7 @@ from launchers.graph import Graph, Node, freeze, is_done, study_graph
 from launchers.local import LocalRun
 from launchers.lock import study_lock
 from launchers.record import STUDY, NodeRecord, StudyRecord
+from launchers.reuse import check_not_running
 from launchers.words import Words
 
 
@@ -153,6 +154,7 @@ def _submit_slurm(study: Study, graph: Graph, only: set[str] | None, disk_bytes:
         print(f"study {graph.study}: nothing to submit: {_count(graph, queue)}; {graph.folder}")
         return 0
     queued = {id_: job.job for id_, job in queue.items()}
+    _check_twins(study, [node for node in todo if node.id not in queue])
     report = graph.nodes[-1]
     # A report in the queue waits for what was submitted before, not for this.
     outdated = queued.pop(report.id, "") if report in todo else ""
@@ -256,11 +258,12 @@ def _run_here(study: Study, graph: Graph, lock: int, only: set[str] | None) -> i
 
     _check_not_queued(study)
     todo = [node for node in graph.nodes if not is_done(node)]
+    _check_twins(study, todo)
     _freeze(study, graph, todo, code_record())
     done = len(graph.nodes) - len(todo)
     print(f"study {graph.study}: {len(graph.nodes)} jobs, {done} done, {len(todo)} to do; {graph.folder}")
     mirror = Mirror(study, graph)
-    mirror.start([node for node in graph.nodes if is_done(node)])
+    mirror.start([node for node in graph.own if is_done(node)])  # another study mirrors its own
     launcher = study.launcher
     run = LocalRun(graph, launcher.parallel, Display(), lock, mirror.add, mirror.end, only=only)
     run.retries, run.backoff_s = launcher.retries, launcher.backoff_s
@@ -283,6 +286,13 @@ def _run_here(study: Study, graph: Graph, lock: int, only: set[str] | None) -> i
     if failed:
         print(f"{len(failed)} of {len(graph.nodes)} jobs did not finish; to try them again: {_again(study)}")
     return 1 if failed else 0
+
+
+def _check_twins(study: Study, todo: Sequence[Node]) -> None:
+    """Raises ConfigError where another study runs one of these now."""
+    if study.config.sweep.reuse:
+        named = [(node.kind, node.id, node.name) for node in todo]
+        check_not_running(study.folder.parent, study.folder, named)
 
 
 def _check_not_queued(study: Study) -> None:

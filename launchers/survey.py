@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,12 @@ class Survey:
 
     @property
     def points(self) -> dict[str, int]:
+        states = {row.record.id: row.state for row in self.rows}
         worst: dict[str, str] = {}
-        for row in self.rows:
-            if row.record.kind in ("diffusion", "evaluation"):
-                label = row.record.label
-                worst[label] = min(row.state, worst.get(label, row.state), key=STATES.index)
+        for name, id_ in self.study.nodes[-1].inputs.items():  # the report's: DIFFUSION or EVALUATION/POINT
+            kind, _, label = name.partition("/")
+            if kind in ("diffusion", "evaluation"):
+                worst[label] = min(states[id_], worst.get(label, states[id_]), key=STATES.index)
         return {state: n for state in reversed(STATES) if (n := list(worst.values()).count(state))}
 
     @property
@@ -116,8 +117,14 @@ def survey(study: StudyRecord) -> Survey:
     names = {node.id: node.name for node in study.nodes}
     for look in looks:
         states[look.node.id] = _state(look, accounts.get(look.job), states, names, launcher_alive)
-        rows.append(_row(look, accounts.get(look.job), *states[look.node.id], now_s))
+        row = _row(look, accounts.get(look.job), *states[look.node.id], now_s)
+        rows.append(row if look.node.folder.parent == study.folder else _of_another(row))
     return Survey(study, now_s, rows, notes)
+
+
+def _of_another(row: JobRow) -> JobRow:
+    """A node that another study finished, and paid for."""
+    return replace(row, why=f"in {row.record.folder.parent.name}", gpu_hours=0.0, process_hours=0.0)
 
 
 def _by_node(jobs: Iterable[Queued], current: set[str]) -> dict[str, Queued]:

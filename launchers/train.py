@@ -159,7 +159,7 @@ def _made(
 
 
 def _science(config: StudyConfig, stage: str) -> dict:
-    from launchers.graph import science
+    from launchers.identity import science
 
     return {**science(stage, config), "shards": config.data.shards}
 

@@ -9,6 +9,13 @@ from adit_scale.errors import ConfigError, check_range
 SPLITS = ("train", "val", "test")
 SPLIT_BY = ("id", "composition")
 SPACEGROUPS = ("auto", "stated", "found")
+# As manifests and atoms.py number them; 0 is both.
+DOMAINS = {"": 0, "crystal": 1, "molecule": 2}
+DOMAIN_MATCHES = ("flops", "samples")
+
+
+def domain_name(code: int) -> str:
+    return next(name for name, known in DOMAINS.items() if known == code)
 
 
 @dataclass
@@ -21,6 +28,11 @@ class DataConfig:
     sources: raw files or folders (docs/data.md lists the formats), each ``PATH``, ``NAME=PATH`` or
         ``NAME:SPLIT=PATH`` with SPLIT one of train, val, test. Empty: the shards must exist already.
     repeat: visits an epoch by data set name; 1 where a name is missing.
+    domain: of the sets to train on, molecule or crystal; empty trains on both. Validation is of both always,
+        and so is a study's autoencoder.
+    domain_match: what a run on one domain has in common with a joint one of as many steps: ``flops`` fills
+        its steps with the domain's sets; ``samples`` takes the joint run's steps without the other domain's
+        sets, so that it sees the same sets of its own in the same steps.
     split_by: what decides the split of a set whose publisher gave none: ``id`` (conformers of one molecule
         stay together) or ``composition`` (so do isomers, enantiomers and copies in other data sets).
     split_lists: by split (train, val, test), a text file of ids, one a line, each alone or as
@@ -41,6 +53,8 @@ class DataConfig:
     shards: str = "shards/demo"
     sources: list[str] = field(default_factory=list)
     repeat: dict[str, float] = field(default_factory=dict)
+    domain: str = ""
+    domain_match: str = "flops"
     validation_fraction: float = 0.05
     test_fraction: float = 0.05
     split_salt: str = "adit"
@@ -66,13 +80,15 @@ class DataConfig:
             if not 0 <= value < 0.5:
                 raise ConfigError(f"data.{key} is {value}; expected at least 0 and under 0.5")
         for key, found, known in (
+            ("domain", {self.domain}, tuple(DOMAINS)),
+            ("domain_match", {self.domain_match}, DOMAIN_MATCHES),
             ("split_by", {self.split_by}, SPLIT_BY),
             ("spacegroups", {self.spacegroups}, SPACEGROUPS),
             ("split_lists", set(self.split_lists), SPLITS),
         ):
             if not found <= set(known):
                 wrong = ", ".join(sorted(found - set(known)))
-                raise ConfigError(f"data.{key} is {wrong}; expected {' or '.join(known)}")
+                raise ConfigError(f"data.{key} is {wrong}; expected {' or '.join(filter(None, known))}")
         for name, r in self.repeat.items():
             if not 0 <= r <= 1e6:
                 raise ConfigError(f"data.repeat.{name} is {r}; expected 0 to 1e6 visits an epoch")

@@ -226,11 +226,16 @@ def open_manifest(data: DataConfig) -> Manifest:
     return Manifest.load(open_storage(data.shards, data.cache, data.cache_gib))
 
 
-def size_counts(index: SplitIndex, n_datasets: int) -> np.ndarray:
-    """Sets by data set and number of atoms, ``(n_datasets, largest + 1)`` int64, in bounded memory."""
+def size_counts(index: SplitIndex, n_datasets: int, domain: int = 0) -> np.ndarray:
+    """Sets by data set and number of atoms, ``(n_datasets, largest + 1)`` int64, in bounded memory.
+
+    domain: count its sets alone; 0 counts all.
+    """
     counts = np.zeros((n_datasets, 1), dtype=np.int64)
     for _, rows in index.chunks():
-        width = max(counts.shape[1], int(rows["n_atoms"].max()) + 1)
+        if domain:
+            rows = rows[rows["domain"] == domain]
+        width = max(counts.shape[1], int(rows["n_atoms"].max(initial=0)) + 1)
         where = rows["dataset"].astype(np.int64) * width + rows["n_atoms"]
         part = np.bincount(where, minlength=n_datasets * width).reshape(n_datasets, width)
         part[:, : counts.shape[1]] += counts

@@ -18,7 +18,8 @@ from fractions import Fraction
 import numpy as np
 
 from adit_scale.data.columns import cumulative
-from adit_scale.data.manifest import SET_DTYPE, SplitIndex
+from adit_scale.data.config import domain_name
+from adit_scale.data.manifest import SET_DTYPE, SplitIndex, size_counts
 from adit_scale.errors import ConfigError
 from adit_scale.randomness import stream_key
 
@@ -38,6 +39,7 @@ class Window:
     set_index_v: int64. repetition_v: int64, counts the visits to a set within an epoch from 0. sizes_v:
     uint16 atoms. block_v: the block of each, counted within the window. ends_v: int64, atoms up to and with
     each visit. home_b: int64 in [0, 2^HOME_BITS), where the middle of each block lies in the window.
+    own_v: bool, of the domain that alone is taken from the steps of both; None takes all.
     """
 
     set_index_v: np.ndarray
@@ -46,6 +48,7 @@ class Window:
     block_v: np.ndarray
     ends_v: np.ndarray
     home_b: np.ndarray
+    own_v: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.set_index_v)
@@ -69,6 +72,7 @@ class VisitOrder:
     repeat: visits an epoch by data set name; 1 where a name is missing. A set is visited floor(r) or ceil(r)
         times an epoch, and exactly r·k times in any k epochs in a row where r·k is whole.
     window_bytes: how many bytes of shards are mixed at once; a window may pass it by less than a block.
+    domain, domain_match: see DataConfig; a code of DOMAINS.
     """
 
     def __init__(
@@ -80,22 +84,24 @@ class VisitOrder:
         seed: int,
         repeat: dict[str, float],
         window_bytes: int = WINDOW_BYTES,
+        domain: int = 0,
+        domain_match: str = "flops",
     ) -> None:
         self._index = index
+        self._domain, self._marked_only = domain, domain_match == "samples"
         self._seed = seed
         self._window_bytes = window_bytes
         self._purpose = f"order/{fingerprint}/{index.name}"
         rates = _rates(datasets, repeat)
         self._numerator = np.array([rate.numerator for rate in rates], dtype=np.int64)
         self._denominator = np.array([rate.denominator for rate in rates], dtype=np.int64)
-        self._every_set_once = all(rate == 1 for rate in rates)
+        self._every_set_once = all(rate == 1 for rate in rates) and (not domain or self._marked_only)
         self._earlier_bd: np.ndarray | None = None  # sets of each data set in the blocks before
+        if domain:
+            self._check_visits(size_counts(index, len(datasets), domain).sum(axis=1))
         if not self._every_set_once:
             counts_bd = dataset_counts(index, len(datasets))
-            if not (self._numerator[counts_bd.any(axis=0)] > 0).any():
-                raise ConfigError(
-                    f"no set of split {index.name!r} is ever visited; raise data.repeat or add data"
-                )
+            self._check_visits(counts_bd.sum(axis=0))
             self._earlier_bd = np.cumsum(counts_bd, axis=0) - counts_bd
         self._epochs: OrderedDict[int, EpochBlocks] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int], Window] = OrderedDict()
@@ -104,7 +110,17 @@ class VisitOrder:
     def identity(self) -> str:
         """What the order follows from, apart from the seed."""
         rates = ",".join(f"{p}/{q}" for p, q in zip(self._numerator, self._denominator, strict=True))
-        return f"{self._purpose}/{self._window_bytes}/{rates}"
+        domain = f"/domain {self._domain}" if self._domain and not self._marked_only else ""
+        return f"{self._purpose}/{self._window_bytes}/{rates}{domain}"
+
+    def _check_visits(self, n_sets_d: np.ndarray) -> None:
+        """Raises ConfigError where no data set that has sets is visited."""
+        if not (self._numerator[n_sets_d > 0] > 0).any():
+            of_domain = f" of data.domain={domain_name(self._domain)}" if self._domain else ""
+            raise ConfigError(
+                f"no set{of_domain} of split {self._index.name!r} is ever visited; raise data.repeat or add "
+                "data"
+            )
 
     def epoch(self, epoch: int) -> EpochBlocks:
         """The blocks of an epoch, counted from 0."""
@@ -136,8 +152,12 @@ class VisitOrder:
         set_index_v = np.repeat(first_b - starts_b[:-1], stop_b - first_b) + np.arange(len(rows_s))
         sizes_v = np.ascontiguousarray(rows_s["n_atoms"])
         repetition_v = np.zeros(len(rows_s), dtype=np.int64)
+        domain_s = rows_s["domain"]
         if not self._every_set_once:
             n_visits_s = self._n_visits(epoch, block_b, starts_b, rows_s["dataset"])
+            if self._domain and not self._marked_only:
+                n_visits_s[rows_s["domain"] != self._domain] = 0
+            domain_s = np.repeat(domain_s, n_visits_s)
             totals = cumulative(n_visits_s)
             set_index_v = np.repeat(set_index_v, n_visits_s)
             sizes_v = np.repeat(sizes_v, n_visits_s)
@@ -155,6 +175,7 @@ class VisitOrder:
             block_v,
             np.cumsum(sizes_v, dtype=np.int64),
             (middle_b << HOME_BITS) // bytes_b.sum(),
+            domain_s[order] == self._domain if self._marked_only and self._domain else None,
         )
 
     def _n_visits(

@@ -56,6 +56,8 @@ class SamplePlan:
 
     Holds two windows of the order in memory. Finding a step walks from the nearest known start before it: all
     visits between are sorted, about 20 ns each. Raises ConfigError for settings that leave nothing to visit.
+
+    domain, domain_match: see DataConfig; a code of DOMAINS. Under ``samples`` a step may be empty.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class SamplePlan:
         atom_budget: int,
         repeat: dict[str, float] | None = None,
         window_bytes: int = WINDOW_BYTES,
+        domain: int = 0,
+        domain_match: str = "flops",
     ) -> None:
         if atom_budget < 1:
             raise ConfigError(f"atom_budget is {atom_budget}; expected at least 1 atom a step")
@@ -78,6 +82,8 @@ class SamplePlan:
             seed=seed,
             repeat=repeat or {},
             window_bytes=window_bytes,
+            domain=domain,
+            domain_match=domain_match,
         )
         self._budget = atom_budget
         identity = f"{self.order.identity}/{seed}/{atom_budget}"
@@ -94,13 +100,15 @@ class SamplePlan:
             pieces.append((at.epoch, window, slice(at.offset, stop)))
             place = Place(at.epoch, at.window, stop)
         self._remember(step + 1, self._normal(place))
-        return StepPlan(
+        columns = (  # as StepPlan has them
             np.concatenate([w.set_index_v[span] for _, w, span in pieces]),
             np.concatenate([np.full(span.stop - span.start, e, dtype=np.int64) for e, _, span in pieces]),
             np.concatenate([w.repetition_v[span] for _, w, span in pieces]),
             np.concatenate([w.sizes_v[span] for _, w, span in pieces]).astype(np.int64),
             np.concatenate([w.home_b[w.block_v[span]] for _, w, span in pieces]),
         )
+        own = [w.own_v[span] for _, w, span in pieces if w.own_v is not None]
+        return StepPlan(*([column[np.concatenate(own)] for column in columns] if own else columns))
 
     def cursor(self, step: int) -> dict[str, int]:
         """Where a step begins, for ``seek`` on a plan of the same data and settings."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from adit_scale.atoms import PackedBatch
 from adit_scale.data.columns import SetColumns, cumulative
-from adit_scale.data.config import DataConfig
+from adit_scale.data.config import DOMAINS, DataConfig
 from adit_scale.data.dealing import deal, micro_batches
 from adit_scale.data.manifest import open_manifest, size_counts
 from adit_scale.data.packing import pack
@@ -72,9 +72,11 @@ class StepMaker:
             seed=options.seed,
             atom_budget=options.atom_budget,
             repeat=data.repeat,
+            domain=DOMAINS[data.domain],
+            domain_match=data.domain_match,
         )
         repeat = np.array([data.repeat.get(name, 1.0) for name in self.manifest.datasets])
-        visits = repeat @ size_counts(index, len(repeat))
+        visits = repeat @ size_counts(index, len(repeat), DOMAINS[data.domain])
         check_capacity(int(np.flatnonzero(visits)[-1]), options.micro_batch_atoms)
         self._limit_atoms, self._n_rounds = options.micro_batch_atoms, 1
         self._limit_sets: int | None = None

@@ -6,6 +6,7 @@
     adit evaluate gallery PATH scores=FOLDER out=FOLDER [count=24] [title=TEXT]
     adit evaluate hull-entries PATH relax=chgnet out=FILE.json [limit=N]
     adit evaluate hull-entries FILE.csv... formation_energies=COLUMN relax=chgnet out=FILE.json
+    adit evaluate leakage SHARDS [split=val] [limit_s=300] [processes=0]
     adit evaluate dft-inputs PATH out=FOLDER [scores=FOLDER] [choose=valid] [ids=ID,ID] [limit=N]
     adit evaluate dft-results FOLDER [out=FOLDER] [hull=FILE.json] [train=PLACE] [corrections=mp2020|none]
 
@@ -28,6 +29,8 @@ gallery    the first samples as PNG and as one HTML file to turn them in
 hull-entries   reference entries for hull=, of a model's own energies of real crystals; or of a column of
                published ones (eV/atom), the elements' energies fitted to the model on fit=1500 crystals
                and compared on check=60 others
+leakage        held-out structures that stand in the training split, conformers of one molecule included;
+               exit status 1 where there are any. split: val or test; limit_s: for each domain
 dft-inputs     VASP inputs by MPRelaxSet; choose=all|valid|best|stable|metastable
 dft-results    finished calculations, as verdicts and rates
 """
@@ -46,6 +49,7 @@ COMMANDS = {
     "figures": "adit_scale.jobs.evaluate_commands:figures",
     "gallery": "adit_scale.jobs.evaluate_commands:gallery",
     "hull-entries": "adit_scale.jobs.evaluate_commands:hull_entries",
+    "leakage": "adit_scale.jobs.evaluate_commands:leakage",
     "dft-inputs": "adit_scale.jobs.evaluate_commands:dft_inputs",
     "dft-results": "adit_scale.jobs.evaluate_commands:dft_results",
 }

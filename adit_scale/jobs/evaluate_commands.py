@@ -10,7 +10,7 @@ from adit_scale.data.tools.progress import ProgressBar
 from adit_scale.errors import ConfigError, DataError
 from adit_scale.evaluation.judging import SCORES, Sample
 from adit_scale.evaluation.kept import replace_text
-from adit_scale.evaluation.reading import read_structures, training_chunks
+from adit_scale.evaluation.reading import is_shards, read_structures, training_chunks
 from adit_scale.evaluation.score import score as count
 from adit_scale.jobs.evaluate_score import OWN, Counter, run_compare, run_score, short_names, show
 from adit_scale.jobs.evaluate_words import Words
@@ -141,6 +141,26 @@ def hull_entries(words: Sequence[str], prog: str) -> int:
     if report.uncovered:
         print(f"no elemental entry of {', '.join(report.uncovered)}: crystals with these have no hull")
     return 0
+
+
+def leakage(words: Sequence[str], prog: str) -> int:
+    """Held-out structures of shards that stand in their training split; status 1 where there are any."""
+    from adit_scale.data.config import SPLITS, DataConfig
+    from adit_scale.evaluation.leakage import LIMIT_S, find_leaks
+
+    said = Words.parse(words, prog, ("split", "limit_s"), n_paths="SHARDS")
+    place, split = _one(said), said.said.get("split", "val")
+    if not is_shards(place):
+        raise ConfigError(f"{place}: no shards (no manifest.json); expected what `adit data build` made")
+    if split not in SPLITS[1:]:
+        raise ConfigError(f"split is {split!r}; expected {' or '.join(SPLITS[1:])}")
+    limit_s = said.number("limit_s", int(LIMIT_S))
+    with ProgressBar("structures") as bar:
+        found = find_leaks(DataConfig(shards=place), split, processes=said.config.worker_processes(),
+                           limit_s=limit_s, progress=bar)  # fmt: skip
+    for domain, leak in found.items():
+        print(leak.describe(domain, split))
+    return int(any(leak.n_leaked for leak in found.values()))
 
 
 def _published_entries(said: Words, out: Path) -> int:

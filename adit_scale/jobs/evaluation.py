@@ -18,6 +18,7 @@ from adit_scale.evaluation.reading import training_chunks
 from adit_scale.evaluation.references import References, load_references
 from adit_scale.evaluation.sample_files import finish
 from adit_scale.evaluation.samples import DONE, SampleFolder, Samples, read_samples
+from adit_scale.jobs.finals import final_metrics
 from adit_scale.jobs.node import NodeFolder, Result, read_done
 from adit_scale.jobs.sample_model import open_model
 from adit_scale.jobs.sampling import Ranks, make_order
@@ -29,7 +30,8 @@ STAGES, REFERENCES, PICTURES = ".stages", "references", "pictures"
 
 
 def run(node: NodeFolder, config: StudyConfig) -> Result:
-    """Leaves samples/, verdicts, scores.json and pictures/; the rates in DONE.json and in the journal."""
+    """Leaves samples/, verdicts, scores.json and pictures/; the rates in DONE.json and in the journal, in the
+    former the numbers of the run they belong to as well."""
     begin = time.monotonic()
     samples, files = draw(node, config)
     sampled = time.monotonic()
@@ -46,7 +48,12 @@ def run(node: NodeFolder, config: StudyConfig) -> Result:
     with Journal(node.path) as journal:
         journal.truncate(0)
         journal.log_metrics(config.diffusion.steps, judged.scores.flat_values(), clock)
-    values = {"scores": {name: rate.to_dict() for name, rate in judged.scores.rates.items()}}
+    values = {
+        "scores": {name: rate.to_dict() for name, rate in judged.scores.rates.items()},
+        "metrics": final_metrics(
+            node.inputs["diffusion"]
+        ),  # so that rates can be drawn against size and loss
+    }
     return Result(tuple(paths), values)
 
 

@@ -41,7 +41,8 @@ class Result:
 class NodeFolder:
     """``inputs``: name -> folder of the node it comes from, in the order they were given.
 
-    start_from: of a decay branch, the trunk's checkpoint (training/branches.py). tags: of its run in MLflow.
+    start_from: of a decay branch outside a study, the trunk's checkpoint (training/branches.py).
+    tags: of its run in MLflow. points: of a report, its points' places on the axes: label -> axis -> value.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class NodeFolder:
     optional_inputs: bool = False
     start_from: Path | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -73,6 +75,7 @@ class NodeFolder:
             optional_inputs=record["optional_inputs"],
             start_from=Path(record["start_from"]) if record.get("start_from") else None,
             tags=record.get("tags", {}),
+            points=record.get("points", {}),
         )
 
     def save(self) -> None:
@@ -89,6 +92,8 @@ class NodeFolder:
             record["start_from"] = str(self.start_from)
         if self.tags:
             record["tags"] = dict(self.tags)
+        if self.points:
+            record["points"] = {label: dict(axes) for label, axes in self.points.items()}
         _replace_json(self.path / NODE, record)
 
     def finished_inputs(self) -> dict[str, Path]:

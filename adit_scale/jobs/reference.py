@@ -20,6 +20,7 @@ from adit_scale.config import StudyConfig
 from adit_scale.data.loader import BatchLoader, reference_sets
 from adit_scale.evaluation.judging import judge
 from adit_scale.evaluation.kept import replace_text
+from adit_scale.evaluation.leakage import Leak, find_leaks
 from adit_scale.evaluation.reconstruction import (
     Reconstruction,
     ReconstructionReport,
@@ -31,6 +32,7 @@ from adit_scale.evaluation.reconstruction import (
 from adit_scale.evaluation.score import Scores
 from adit_scale.jobs.evaluation import STAGES, training_references
 from adit_scale.jobs.node import NodeFolder, Result
+from adit_scale.jobs.points import LEAKAGE
 from adit_scale.tracking.journal import Journal
 from adit_scale.training.run import choose_device
 from adit_scale.training.weights import load_autoencoder
@@ -40,13 +42,14 @@ RECONSTRUCTED = "reconstructed"  # folder of the second ceiling
 
 def run(node: NodeFolder, config: StudyConfig) -> Result:
     """Leaves verdicts and scores.json of real structures, those of their reconstructions in a folder of its
-    own, and the rates and errors of both in DONE.json."""
+    own, and in DONE.json the rates and errors of both, and the leakage of the validation split."""
     n = config.evaluation.reference_sets
     real = {domain: reference_sets(config.data, "test", domain, n) for domain in (MOLECULE, CRYSTAL)}
     print(f"scoring {len(real[MOLECULE])} molecules and {len(real[CRYSTAL])} crystals", flush=True)
     references = training_references(node, config, [domain for domain, sets in real.items() if sets])
     judged = judge(real, config.evaluation, references, node.path / STAGES)
     paths = judged.write(node.path)
+    leaks = leakage(config)
     errors = reconstruct(node, config).metrics()
     report, rebuilt, files = score_reconstructions(node, config, real)
     with Journal(node.path) as journal:
@@ -58,8 +61,17 @@ def run(node: NodeFolder, config: StudyConfig) -> Result:
         "reconstruction": errors | report.metrics,
         "reconstruction_rates": _plain(report.rates),
         "reconstruction_scores": _plain(rebuilt.rates),
+        LEAKAGE: {name: leak.to_json() for name, leak in leaks.items()},
     }
     return Result((*paths, *files), values)
+
+
+def leakage(config: StudyConfig) -> dict[str, Leak]:
+    """Validation structures that stand in the training data: where there are many, losses measure memory."""
+    leaks = find_leaks(config.data, "val", processes=config.evaluation.worker_processes())
+    for name, leak in leaks.items():
+        print(leak.describe(name, "val"), flush=True)
+    return leaks
 
 
 def _plain(rates: Mapping) -> dict[str, dict]:

@@ -14,6 +14,7 @@ from types import FrameType
 
 from adit_scale.config import StudyConfig
 from adit_scale.errors import TrainingError, WorkerLost
+from adit_scale.jobs.finals import final_metrics
 from adit_scale.jobs.node import ATTEMPT, LOG, NodeFolder, Result
 from adit_scale.jobs.worker import BY_SRUN, ERROR, STOPPED
 from adit_scale.training.config import CONFIG_FILE, WEIGHTS_FILE
@@ -42,7 +43,9 @@ def run(node: NodeFolder, config: StudyConfig) -> Result:
         sys.exit(EXIT_REQUEUE)
     if any(codes):
         raise _failure(node.path, codes)
-    return Result((node.path / "weights" / WEIGHTS_FILE, node.path / "weights" / CONFIG_FILE))
+    metrics = final_metrics(node.path) if node.kind == "diffusion" else {}
+    files = node.path / "weights" / WEIGHTS_FILE, node.path / "weights" / CONFIG_FILE
+    return Result(files, {"metrics": metrics})
 
 
 def _torchrun(folder: Path, world_size: int) -> set[int]:

@@ -24,18 +24,21 @@ def main(folder: Path) -> int:
     node = NodeFolder.load(folder)
     config = settings.load(folder / CONFIG)
     from adit_scale.jobs.curves import make_scorer
+    from adit_scale.training.branches import branch_of_input
     from adit_scale.training.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
     from adit_scale.training.run import train
 
-    autoencoder = node.inputs.get("autoencoder")
+    autoencoder, start_from = node.inputs.get("autoencoder"), node.start_from
     try:
+        if trunk := node.inputs.get("trunk"):
+            config, start_from = branch_of_input(config, node.kind, trunk)
         finished = train(
             folder,
             config,
             node.kind,
             autoencoder_weights=autoencoder / "weights" if autoencoder else None,
             make_scorer=make_scorer if node.kind == "diffusion" else None,
-            start_from=node.start_from,
+            start_from=start_from,
         )
     except AditError as error:
         line = str(error).strip().splitlines()[0]

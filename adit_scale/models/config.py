@@ -29,7 +29,11 @@ class AutoencoderConfig:
 
 @dataclass
 class DenoiserConfig:
-    """The DiT. ``name`` is a rung of models/ladder.py, or free for a hand-made size."""
+    """The DiT. ``name`` is a rung of models/ladder.py, or free for a hand-made size.
+
+    base_head_width: 0 scales the scores of attention by D^-1/2, D the head width; another number b by
+        b^1/2 / D, which is the same at D = b. Set by ``optim.parametrization=mup`` (models/mup.py).
+    """
 
     name: str = "dit_s"
     width: int = 384
@@ -38,10 +42,12 @@ class DenoiserConfig:
     mlp_ratio: int = 4
     latent: int = 8
     spacegroup_conditioning: bool = False
+    base_head_width: int = 0
 
     def validate(self) -> None:
         for key in ("width", "depth", "heads", "mlp_ratio", "latent"):
             check_range(f"model.denoiser.{key}", getattr(self, key), 1)
+        check_range("model.denoiser.base_head_width", self.base_head_width, 0)
         if self.width % self.heads or self.width % 2:
             raise ConfigError(
                 f"model.denoiser.width is {self.width}; expected an even multiple of heads ({self.heads})"

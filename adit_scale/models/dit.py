@@ -65,10 +65,11 @@ class TimeEmbedding(nn.Module):
 class DiTBlock(nn.Module):
     """adaLN-Zero: attention and MLP, each normed, shifted, scaled and gated by the set's condition."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: int, backend: str = "auto") -> None:
+    def __init__(self, config: DenoiserConfig, backend: str = "auto") -> None:
         super().__init__()
-        self.attention = SelfAttention(width, heads, backend)
-        self.mlp = Mlp(width, mlp_ratio * width)
+        width = config.width
+        self.attention = SelfAttention(width, config.heads, backend, config.base_head_width)
+        self.mlp = Mlp(width, config.mlp_ratio * width)
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(
@@ -105,9 +106,7 @@ class Denoiser(nn.Module):
         self.time_embedding = TimeEmbedding(width)
         self.domain_embedding = nn.Embedding(N_DOMAINS, width)
         self.spacegroup_embedding = nn.Embedding(N_SPACEGROUPS, width)
-        self.blocks = BlockStack(
-            DiTBlock(width, config.heads, config.mlp_ratio, attention_backend) for _ in range(config.depth)
-        )
+        self.blocks = BlockStack(DiTBlock(config, attention_backend) for _ in range(config.depth))
         self.final = FinalLayer(width, config.latent)
         self.reset_parameters()
 

@@ -26,9 +26,11 @@ def _rungs(*shapes: tuple[str, int, int, int]) -> dict[str, DenoiserConfig]:
 # 64 where they divide. Neighbours are at most 4 times apart in parameters.
 LADDER: dict[str, DenoiserConfig] = _rungs(
     ("dit_32", 32, 2, 1),
+    ("dit_48", 48, 2, 1),
     ("dit_64", 64, 2, 1),
     ("dit_96", 96, 3, 2),
     ("dit_128", 128, 4, 2),
+    ("dit_160", 160, 5, 2),
     ("dit_192", 192, 6, 3),
     ("dit_256", 256, 8, 4),
     ("dit_320", 320, 10, 5),

@@ -119,12 +119,18 @@ def prepare_blocks(
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention inside each set, with one packed projection for queries, keys and values."""
+    """Multi-head self-attention inside each set, with one packed projection for queries, keys and values.
 
-    def __init__(self, width: int, heads: int, backend: str = "auto") -> None:
+    base_head_width: scores are scaled by its root over the head width; 0 is one over the head width's root.
+    """
+
+    def __init__(self, width: int, heads: int, backend: str = "auto", base_head_width: int = 0) -> None:
         super().__init__()
         self.heads = heads
         self.backend = backend
+        # None where both are the same, so that not a bit differs.
+        head_width = width // heads
+        self.scale = base_head_width**0.5 / head_width if base_head_width not in (0, head_width) else None
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.reset_parameters()
@@ -137,7 +143,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_td: Tensor, layout: PackedLayout) -> Tensor:
         q, k, v = self.qkv(x_td).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        return self.proj(packed_attention(q, k, v, layout, self.backend).flatten(1))
+        return self.proj(packed_attention(q, k, v, layout, self.backend, self.scale).flatten(1))
 
 
 class Mlp(nn.Module):

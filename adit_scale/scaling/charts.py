@@ -1,6 +1,7 @@
-"""A figure as data: panels of marks, lines and bands on labelled axes. Drawn by chart_png.py and chart_html.py.
+"""A figure as data: panels of marks, lines and bands on labelled axes. Drawn by chart_png and chart_html.
 
 The builders (figures_*.py) say what is shown, these two how: so print and screen cannot differ in content.
+Any text may hold ``^{...}`` and ``_{...}``: N^{-0.25}, N_{opt}. Nothing else in a text is markup.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ DASHES = ("solid", "dash", "dot")
 
 @dataclass(frozen=True)
 class Axis:
-    """label: with its unit. percent: values are fractions, shown as per cent. low, high: limits, None is auto."""
+    """label: with its unit. percent: fractions, shown as per cent. low, high: limits, None is auto."""
 
     label: str
     log: bool = False
@@ -30,7 +31,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Marks:
-    """Points with vertical intervals. x, y, low, high: (P,); NaN where there is none. text: shown on hover."""
+    """Points with vertical intervals. x, y, low, high: (P,), NaN where there is none. text: on hover."""
 
     x: Sequence[float]
     y: Sequence[float]

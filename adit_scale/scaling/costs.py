@@ -38,7 +38,7 @@ PICTURES_BYTES, SAMPLE_BYTES, SAMPLE_ATOM_BYTES = 4 << 20, 300, 120
 def diffusion_flops(config: StudyConfig, epoch: EpochContents) -> tuple[float, float]:
     """(C, C_total) of a diffusion run, the making of a latent cache left out."""
     stage, model = config.diffusion, config.model
-    epochs = stage.steps * stage.atom_budget / epoch.atoms
+    epochs = epoch.epochs(stage.steps, stage.atom_budget)
     own = epochs * _sum(epoch.visits, lambda n: training_flops(model.denoiser, [n], stage.self_conditioning))
     if stage.latent_cache:
         return own, own
@@ -60,7 +60,7 @@ def latent_cache_bytes(config: StudyConfig, epoch: EpochContents) -> int:
 def autoencoder_run_flops(config: StudyConfig, epoch: EpochContents) -> float:
     """FLOPs of the autoencoder's training."""
     stage = config.autoencoder
-    epochs = stage.steps * stage.atom_budget / epoch.atoms
+    epochs = epoch.epochs(stage.steps, stage.atom_budget)
     return epochs * _sum(epoch.visits, lambda n: 3 * autoencoder_flops(config.model.autoencoder, [n]))
 
 

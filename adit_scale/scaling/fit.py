@@ -1,8 +1,10 @@
 """The scaling law of a study, with intervals that say what they hold.
 
-L(N) = E + A·N^-α over the final validation losses of runs that differ in size alone. The offset is kept
-only where the data show it: at least four sizes and a bootstrap interval of E away from zero; otherwise
-the result is the two-parameter law A·N^-α, and says so.
+L(N) = E + A·N^-α over the final validation losses of runs that differ in size alone. Where E cannot be told
+from 0, the law keeps its E all the same, with an interval that begins at 0, and says so: a law with E fixed
+at 0 would state an exponent and a forecast far surer than the data. The two-parameter law A·N^-α stands
+beside it, and alone where there are fewer than four sizes, nothing to estimate noise from, or no fall of
+loss with size.
 """
 
 # ruff: noqa: RUF001 (Greek letters and true minus signs in text for readers)
@@ -10,81 +12,23 @@ the result is the two-parameter law A·N^-α, and says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from adit_scale.errors import DataError
-from adit_scale.scaling.exclusions import Exclusion, select_points
-from adit_scale.scaling.laws import EXPONENT_BOUNDS, HUBER_DELTA, Array, LawDraws, PowerLaw, fit_laws
-from adit_scale.scaling.resampling import (
-    Interval,
-    Noise,
-    estimate_noise,
-    lack_of_fit,
-    resample,
-    student,
-    tails,
-)
+from adit_scale.scaling.config import SweepConfig
+from adit_scale.scaling.exclusions import select_points
+from adit_scale.scaling.noise import LACK_OF_FIT_P
+from adit_scale.scaling.results import Exclusion, HeldOut, Interval
+from adit_scale.scaling.size_law import THIN_DOF, LawFit, fit_law, identifiability
+from adit_scale.scaling.solver import HUBER_DELTA, Array
 from adit_scale.scaling.study_data import Point
 
 MIN_SIZES = 3
 MIN_SIZES_WITH_OFFSET = 4
-# An offset below this share of the smallest loss counts as zero.
-NEGLIGIBLE_OFFSET = 0.01
-LACK_OF_FIT_P = 0.01
-
-
-@dataclass(frozen=True)
-class LawFit:
-    """One fitted law. Intervals are None where the runs leave nothing to estimate noise from."""
-
-    form: str  # "offset" (E + A·N^-α) or "power" (A·N^-α)
-    law: PowerLaw
-    draws: LawDraws | None
-    noise: Noise
-    exponent: Interval | None
-    scale: Interval | None
-    offset: Interval | None
-    confidence: float
-    rms_log_residual: float
-
-    def curve(self, n: Array) -> tuple[Array, Array | None, Array | None]:
-        """Fitted loss at n (P,) and the interval of the law (not of one more run), or None, None."""
-        if self.draws is None:
-            return self.law(n), None, None
-        low, high = np.quantile(self.draws.predict(n), tails(self.confidence), axis=0)
-        return self.law(n), low, high
-
-    def predict(self, n: float, seed: int) -> tuple[float, Interval | None]:
-        """Loss expected of one more run at n, with the interval of that run: law and noise together."""
-        value = float(self.law(n))
-        if self.draws is None:
-            return value, None
-        draws = self.draws.predict(np.array([n]))[:, 0]
-        rng = np.random.default_rng([seed, 1])
-        factor = np.exp(self.noise.sigma * student(rng, self.noise.dof, len(draws)))
-        low, high = np.quantile(draws * factor, tails(self.confidence))
-        return value, Interval(float(low), float(high))
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The largest size predicted from the others. error: predicted / measured − 1."""
-
-    size: str
-    n_parameters: int
-    measured: float
-    predicted: float
-    interval: Interval | None
-    error: float
-    form: str
-
-    @property
-    def inside(self) -> bool | None:
-        return None if self.interval is None else self.measured in self.interval
 
 
 @dataclass(frozen=True)
@@ -99,8 +43,9 @@ class Forecast:
 
 @dataclass(frozen=True)
 class ScalingFit:
-    """fit: the law to quote. with_offset: the three-parameter fit where it was tried. identifiable: the data
-    show an E above zero. seed_noise: the deviation of log loss given by the caller, if any."""
+    """fit: the law to quote. with_offset: the three-parameter fit where it was tried. power: the
+    two-parameter one. identifiable: the data show an E above zero. seed_noise: the deviation of log loss
+    given, if any."""
 
     fit: LawFit
     with_offset: LawFit | None
@@ -113,7 +58,8 @@ class ScalingFit:
     bootstrap: int
     seed: int
     seed_noise: float | None = None
-    delta: float = field(default=HUBER_DELTA)
+    delta: float = HUBER_DELTA
+    power: LawFit | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the draws, in plain types."""
@@ -130,6 +76,7 @@ class ScalingFit:
             "used": [p.label for p in self.used],
             "excluded": [_plain(e) for e in self.excluded],
             "warnings": self.warnings,
+            "intervals": "profile of weighted least squares, Student-t; beside it the bootstrap by run",
             "bootstrap": {"resamples": self.bootstrap, "seed": self.seed},
         }
 
@@ -142,13 +89,16 @@ def fit_points(
     hold_out_largest: bool = True,
     seed_noise: float | None = None,
     confidence: float = 0.95,
+    delta: float = HUBER_DELTA,
+    max_leakage: float = SweepConfig.max_leakage,
 ) -> ScalingFit:
     """The law of a study's points: selection, fit, intervals, the held-out largest size and the next one.
 
-    seed_noise: standard deviation of log loss between seeds, when known from elsewhere.
+    seed_noise: standard deviation of log loss between seeds, when known from elsewhere. delta: of the Huber
+    loss. max_leakage: share of a domain's held-out sets that may stand in the training data.
     Raises DataError when fewer than three sizes have a usable loss.
     """
-    selection = select_points(points)
+    selection = select_points(points, max_leakage=max_leakage)
     used, warnings = selection.used, list(selection.warnings)
     n_sizes = len({p.n_parameters for p in used})
     if n_sizes < MIN_SIZES:
@@ -157,153 +107,94 @@ def fit_points(
             f"{n_sizes} sizes have a usable loss, expected at least {MIN_SIZES}; add sizes to "
             f"sweep.grid.model/denoiser or rerun the points left out ({left_out or 'none'})"
         )
-    settings = (bootstrap, seed, seed_noise, confidence)
-    fit, with_offset, notes = _choose_form(used, *settings)
+    settings = {
+        "bootstrap": bootstrap,
+        "seed": seed,
+        "seed_noise": seed_noise,
+        "confidence": confidence,
+        "delta": delta,
+    }
+    fit, with_offset, power, notes = _choose_form(used, settings)
     warnings += notes
     held_out = None
     if hold_out_largest:
-        held_out, notes = _hold_out(used, *settings)
+        held_out, notes = _hold_out(used, settings)
         warnings += notes
     return ScalingFit(
         fit=fit,
         with_offset=with_offset,
-        identifiable=fit.form == "offset",
+        identifiable=fit.form == "offset" and fit.estimates["E"].identified,
         held_out=held_out,
-        forecast=_forecast(fit, used, seed),
+        forecast=_forecast(fit, used),
         used=used,
         excluded=selection.excluded,
         warnings=warnings,
         bootstrap=bootstrap,
         seed=seed,
         seed_noise=seed_noise,
-    )
-
-
-def fit_law(
-    n: Array,
-    loss: Array,
-    form: str,
-    *,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    seed_noise: float | None = None,
-    confidence: float = 0.95,
-) -> LawFit:
-    """Fit one form ("offset" or "power") to the losses (P,) of runs of n (P,) parameters.
-
-    Raises DataError when there are fewer sizes than the form has parameters, or a loss is not positive.
-    """
-    n, loss = np.asarray(n, dtype=float), np.asarray(loss, dtype=float)
-    with_offset = form == "offset"
-    needed = 3 if with_offset else 2
-    n_sizes = len(np.unique(n))
-    if n_sizes < needed:
-        raise DataError(
-            f"{n_sizes} sizes; expected at least {needed} for the law {form!r}: add sizes to the sweep"
-        )
-    if not (np.isfinite(loss).all() and (loss > 0).all()):
-        raise DataError("a loss is not finite and positive; leave that run out of the fit")
-    log_loss = np.log(loss)
-    best = fit_laws(n, log_loss, with_offset=with_offset)
-    law = best.law()
-    fitted = np.log(law(n))
-    noise = estimate_noise(n, log_loss, fitted, needed, seed_noise)
-    draws = None
-    if noise.kind != "none" and bootstrap:
-        resampled = resample(np.random.default_rng(seed), noise, n, log_loss, fitted, bootstrap)
-        draws = fit_laws(n, resampled, with_offset=with_offset)
-
-    def interval(values: Array) -> Interval:
-        low, high = np.quantile(values, tails(confidence))
-        return Interval(float(low), float(high))
-
-    return LawFit(
-        form=form,
-        law=law,
-        draws=draws,
-        noise=noise,
-        exponent=None if draws is None else interval(draws.exponent),
-        scale=None if draws is None else interval(draws.scale),
-        offset=None if draws is None or not with_offset else interval(draws.offset),
-        confidence=confidence,
-        rms_log_residual=float(np.sqrt(np.mean((fitted - log_loss) ** 2))),
+        delta=delta,
+        power=power,
     )
 
 
 def _choose_form(
-    used: Sequence[Point], bootstrap: int, seed: int, seed_noise: float | None, confidence: float
-) -> tuple[LawFit, LawFit | None, list[str]]:
-    """The fit to quote, the three-parameter fit where it was tried, and what a reader must know."""
+    used: Sequence[Point], settings: Mapping[str, Any]
+) -> tuple[LawFit, LawFit | None, LawFit, list[str]]:
+    """The fit to quote, the three-parameter fit where it was tried, the two-parameter one, and notes."""
     n, loss = _columns(used)
-    settings: dict[str, Any] = {
-        "bootstrap": bootstrap,
-        "seed": seed,
-        "seed_noise": seed_noise,
-        "confidence": confidence,
-    }
     n_sizes = len(np.unique(n))
     power = fit_law(n, loss, "power", **settings)
     if n_sizes < MIN_SIZES_WITH_OFFSET:
         note = f"{n_sizes} sizes cannot show an offset: E is taken as 0, so α is that of this range only"
-        return power, None, [note, *_quality(power, n, loss)]
+        return power, None, power, [note, *_quality(power)]
+    if power.exponent is not None and power.exponent.low <= 0:
+        return power, None, power, _quality(power)
     full = fit_law(n, loss, "offset", **settings)
-    fault = _offset_fault(full, NEGLIGIBLE_OFFSET * float(loss.min()))
-    if fault is None:
-        return full, full, _quality(full, n, loss)
-    return (
-        power,
-        full,
-        [f"{fault}: E is taken as 0, so α is that of this range only", *_quality(power, n, loss)],
-    )
+    if full.noise.kind == "none":
+        note = "E has no interval (no noise to resample): E is taken as 0, so α is that of this range only"
+        return power, full, power, [note, *_quality(power)]
+    notes = identifiability(full.estimates, {"alpha": "α"})
+    if notes and power.exponent is not None:
+        a = power.exponent
+        notes.append(f"with E = 0, α is {power.law.exponent:.3g} ({a.low:.3g} to {a.high:.3g}) on this range")
+    return full, full, power, notes + _quality(full)
 
 
-def _offset_fault(full: LawFit, negligible: float) -> str | None:
-    """Why the data do not show an offset, or None: E may be zero, or E and A·N^-α cannot be told apart."""
-    if full.offset is None or full.exponent is None:
-        return "E has no interval (no noise to resample)"
-    intervals = f"E {full.offset.low:.3g} to {full.offset.high:.3g}"
-    intervals += f", α {full.exponent.low:.3g} to {full.exponent.high:.3g}"
-    if full.offset.low <= negligible:
-        return f"E is not identifiable (with E free: {intervals})"
-    smallest, largest = EXPONENT_BOUNDS
-    if full.exponent.low <= 2 * smallest or full.exponent.high >= largest / 2:
-        return f"E and A·N^-α cannot be told apart (with E free: {intervals})"
-    return None
-
-
-def _quality(fit: LawFit, n: Array, loss: Array) -> list[str]:
+def _quality(fit: LawFit) -> list[str]:
     """Warnings about a law that the seeds contradict, and about intervals that do not exist or are thin."""
     notes = []
     if fit.noise.kind == "none":
         notes.append("no interval: as many sizes as parameters and no seed noise known; add seeds or sizes")
-    if fit.noise.kind == "residual" and fit.noise.dof <= 2:
-        notes.append(f"the interval rests on {fit.noise.dof:.0f} degrees of freedom; add seeds or sizes")
-    if fit.exponent is not None and fit.exponent.high < 0:
+    elif fit.noise.dof < THIN_DOF:
+        notes.append(f"the interval rests on {fit.noise.dof:.2g} degrees of freedom; add seeds or sizes")
+    ends = fit.exponent
+    if ends is not None and ends.high < 0:
         notes.append("the interval of α lies below 0: loss rises with size")
-    elif fit.exponent is not None and fit.exponent.low <= 0:
+    elif ends is not None and ends.low <= 0:
         notes.append("the interval of α includes 0: no fall of loss with size beyond the noise")
-    n_parameters = 3 if fit.form == "offset" else 2
-    lack = lack_of_fit(n, np.log(loss), np.log(fit.law(n)), n_parameters)
-    if lack is not None and lack < LACK_OF_FIT_P:
+    if ends is not None and fit.law.exponent not in ends:
         notes.append(
-            f"sizes miss the law by more than their seeds differ (lack of fit, p = {lack:.1g}): "
-            "the interval holds seed noise only, not the law's error"
+            f"the least Huber α ({fit.law.exponent:.3g}) lies outside the interval of normal noise "
+            f"({ends.low:.3g} to {ends.high:.3g}): a few runs lie far off the law; see the residuals"
+        )
+    if fit.misfit is not None and fit.misfit < LACK_OF_FIT_P:
+        notes.append(
+            f"sizes miss the law by more than their seeds differ (lack of fit, p = {fit.misfit:.1g}): "
+            "that misfit counts as noise of the sizes"
         )
     return notes
 
 
-def _hold_out(
-    used: Sequence[Point], bootstrap: int, seed: int, seed_noise: float | None, confidence: float
-) -> tuple[HeldOut | None, list[str]]:
+def _hold_out(used: Sequence[Point], settings: Mapping[str, Any]) -> tuple[HeldOut | None, list[str]]:
     """Predict the largest size from the others, with the form they themselves support."""
     largest = max(p.n_parameters for p in used)
     rest = [p for p in used if p.n_parameters != largest]
     if len({p.n_parameters for p in rest}) < MIN_SIZES:
         return None, [f"the largest size is not held out: that takes {MIN_SIZES + 1} sizes"]
-    fit, _, _ = _choose_form(rest, bootstrap, seed, seed_noise, confidence)
+    fit = _choose_form(rest, {**settings, "bootstrap": 0})[0]
     top = [p for p in used if p.n_parameters == largest]
     measured = float(np.exp(np.mean([math.log(p.final_loss) for p in top])))
-    predicted, interval = fit.predict(largest, seed)
+    predicted, interval = fit.predict(largest, n_runs=len(top))
     held_out = HeldOut(
         size=top[0].size,
         n_parameters=largest,
@@ -312,6 +203,7 @@ def _hold_out(
         interval=interval,
         error=predicted / measured - 1.0,
         form=fit.form,
+        atoms_seen=float(np.mean([p.atoms_seen for p in top])),
     )
     if interval is None or measured in interval:
         return held_out, []
@@ -322,7 +214,7 @@ def _hold_out(
     return held_out, [note]
 
 
-def _forecast(fit: LawFit, used: Sequence[Point], seed: int) -> Forecast | None:
+def _forecast(fit: LawFit, used: Sequence[Point]) -> Forecast | None:
     """The next size: N times the ratio of the two largest; its FLOPs on the line through those two."""
     by_size = {p.n_parameters: p for p in used}
     below, top = (by_size[n] for n in sorted(by_size)[-2:])
@@ -332,7 +224,7 @@ def _forecast(fit: LawFit, used: Sequence[Point], seed: int) -> Forecast | None:
     cost_below, cost_top = below.flops_total / below.atoms_seen, top.flops_total / top.atoms_seen
     slope = (cost_top - cost_below) / (top.n_parameters - below.n_parameters)
     cost_next = cost_top + slope * (n_next - top.n_parameters)
-    loss, interval = fit.predict(n_next, seed)
+    loss, interval = fit.predict(n_next)
     return Forecast(n_next, loss, interval, cost_next * top.atoms_seen)
 
 
@@ -344,18 +236,18 @@ def _columns(points: Sequence[Point]) -> tuple[Array, Array]:
 
 
 def _law_json(fit: LawFit) -> dict[str, Any]:
-    return {
+    found: dict[str, Any] = {
         "form": fit.form,
         "E": fit.law.offset,
         "A": fit.law.scale,
         "alpha": fit.law.exponent,
         "confidence": fit.confidence,
-        "E_interval": _plain(fit.offset),
-        "A_interval": _plain(fit.scale),
-        "alpha_interval": _plain(fit.exponent),
-        "noise": _plain(fit.noise),
-        "rms_log_residual": fit.rms_log_residual,
     }
+    for name in ("E", "A", "alpha"):
+        estimate = fit.estimates.get(name)
+        found[f"{name}_interval"] = None if estimate is None else _plain(estimate.interval)
+        found[f"{name}_bootstrap"] = None if estimate is None else _plain(estimate.bootstrap)
+    return {**found, "noise": _plain(fit.noise), "rms_log_residual": fit.rms_log_residual}
 
 
 def _plain(record: Any) -> Any:

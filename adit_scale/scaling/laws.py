@@ -1,28 +1,17 @@
-"""Least Huber fits of L(N) = E + A·N^-α, for many resamples of one study at once.
-
-The objective is the sum (not the mean: tolerances of optimisers are absolute) over runs of the Huber loss of
-log L̂ − log L with δ = 1e-3, as in Hoffmann et al. 2022 (arXiv 2203.15556, appendix D.2). Starts come from
-variable projection: for each α of a grid, E and A ≥ 0 follow by non-negative least squares in closed form.
-Each resample is then refined from its best starts by damped Gauss-Newton steps with analytic derivatives,
-reweighted for the Huber loss, so no random start and no numeric gradient is involved.
-"""
+"""Fitted power laws of loss: L(N) = E + A·N^-α and L(N, D) = E + A·N^-α + B·D^-β, one or many at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from adit_scale.scaling.solver import HUBER_DELTA, Array, fit_rows, refine
 
-HUBER_DELTA = 1e-3
-EXPONENT_GRID = np.geomspace(0.01, 3.0, 120)
-EXPONENT_BOUNDS = (1e-3, 5.0)  # with an offset; without one the exponent is free, also below 0
-N_STARTS = 3
-MAX_STEPS = 300
-# An offset this far below the smallest loss (in log) is zero for every purpose.
-LOG_OFFSET_FLOOR = -20.0
+# Epochs beyond the first after which repeated data are used up; at the upper bound repeats are as good as
+# new.
+R_STAR_BOUNDS = (0.2, 1e4)
+REPEAT_ROUNDS = 12  # of the search for r_star, each finer than the last
 
 
 @dataclass(frozen=True)
@@ -63,14 +52,8 @@ class LawDraws:
         return PowerLaw(float(self.offset[index]), float(self.scale[index]), float(self.exponent[index]))
 
 
-def huber(residual: Array, delta: float = HUBER_DELTA) -> Array:
-    """Elementwise Huber loss: r²/2 inside δ, δ(|r| − δ/2) outside."""
-    size = np.abs(residual)
-    return np.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
-
-
 def fit_laws(n: Array, log_loss: Array, *, with_offset: bool, delta: float = HUBER_DELTA) -> LawDraws:
-    """Fit one law to each row of ``log_loss``.
+    """Fit one law L(N) to each row of ``log_loss`` by least Huber (solver.py).
 
     n: parameters of the P runs, (P,). log_loss: natural log of their losses, (R, P), finite.
     """
@@ -79,107 +62,101 @@ def fit_laws(n: Array, log_loss: Array, *, with_offset: bool, delta: float = HUB
     assert log_loss.shape[1] == len(n)
     assert np.isfinite(log_loss).all()
     reference = float(np.log(n).mean())
-    x = np.log(n) - reference  # centred, so that scale and exponent are nearly uncorrelated
-    starts = _projected_starts(x, log_loss, delta) if with_offset else _straight_starts(x, log_loss)
-    n_starts = len(starts)
-    theta = starts.reshape(-1, 3)
-    target = np.tile(log_loss, (n_starts, 1))
-    theta, objective = _refine(theta, x, target, with_offset, delta)
-    best = objective.reshape(n_starts, -1).argmin(axis=0)
-    rows = np.arange(log_loss.shape[0])
-    theta = theta.reshape(n_starts, -1, 3)[best, rows]
-    offset = np.exp(theta[:, 0]) if with_offset else np.zeros(len(rows))
-    return LawDraws(offset, theta[:, 1], theta[:, 2], objective.reshape(n_starts, -1)[best, rows], reference)
+    x = np.log(n) - reference
+    if with_offset:
+        theta, objective = fit_rows(x[None], log_loss, delta=delta)
+        return LawDraws(np.exp(theta[:, 0]), theta[:, 1], theta[:, 2], objective, reference)
+    slope = log_loss @ x / max(float(x @ x), 1e-300)  # least squares of log L on log N, as start
+    start = np.stack([np.full_like(slope, -np.inf), log_loss.mean(axis=1), -slope], axis=-1)
+    theta, objective = refine(start, x[None], log_loss, delta, with_offset=False)
+    return LawDraws(np.zeros(len(theta)), theta[:, 1], theta[:, 2], objective, reference)
 
 
-def _straight_starts(x: Array, log_loss: Array) -> Array:
-    """Ordinary least squares of log L on log N: (1, R, 3) with an offset of zero."""
-    slope = log_loss @ x / max(float(x @ x), 1e-300)
-    return np.stack([np.full_like(slope, -np.inf), log_loss.mean(axis=1), -slope], axis=-1)[None]
+@dataclass(frozen=True)
+class SurfaceDraws:
+    """R fitted surfaces: E, A, α, B, β, each (R,), with A and B in log at the references (log N, log D).
 
-
-def _projected_starts(x: Array, log_loss: Array, delta: float) -> Array:
-    """Variable projection over the exponent grid: the best start of each third of the grid, (N_STARTS, R, 3).
-
-    Residuals are relative, (L̂ − L)/L, which is the log residual to first order.
+    log_r_star: (R,) for the form with repeats, else None.
     """
-    lowest = log_loss.min(axis=1)
-    # (R, P): column of E, in units of the row's smallest loss, so that no resample can overflow a product.
-    inverse = np.exp(lowest[:, None] - log_loss)
-    log_floor = lowest + LOG_OFFSET_FLOOR
-    thetas, objectives = [], []
-    for exponent in EXPONENT_GRID:
-        power = np.exp(-exponent * x) * inverse  # column of A
-        offset, scale = _nonnegative_pair(inverse, power)
-        with np.errstate(divide="ignore"):
-            log_offset = np.maximum(np.log(offset) + lowest, log_floor)
-            log_scale = np.maximum(np.log(scale) + lowest, log_floor)
-        theta = np.stack([log_offset, log_scale, np.full_like(log_scale, exponent)], axis=-1)
-        thetas.append(theta)
-        objectives.append(huber(_log_law(theta, x) - log_loss, delta).sum(axis=1))
-    grid, value = np.stack(thetas), np.stack(objectives)
-    starts = []
-    for part in np.array_split(np.arange(len(EXPONENT_GRID)), N_STARTS):
-        best = part[value[part].argmin(axis=0)]
-        starts.append(grid[best, np.arange(log_loss.shape[0])])
-    return np.stack(starts)
+
+    theta: Array  # (R, 5): log E, log A', α, log B', β
+    reference: tuple[float, float]
+    log_r_star: Array | None = None
+
+    @property
+    def offset(self) -> Array:
+        return np.exp(self.theta[:, 0])
+
+    def scale(self, t: int) -> Array:
+        """A (t = 0) or B (t = 1), referred to N = 1 or D = 1. May overflow to inf."""
+        with np.errstate(over="ignore"):
+            return np.exp(self.theta[:, 1 + 2 * t] + self.theta[:, 2 + 2 * t] * self.reference[t])
+
+    def exponent(self, t: int) -> Array:
+        return self.theta[:, 2 + 2 * t]
+
+    def predict(self, n: Array, d: Array, unique: Array | None = None) -> Array:
+        """L̂ (R, P) at n, d (P,)."""
+        r_star = None if self.log_r_star is None else np.exp(self.log_r_star)[:, None]
+        log_d = log_effective(np.asarray(d, dtype=float), unique, r_star)
+        first = self.theta[:, 1:2] - self.theta[:, 2:3] * (np.log(n) - self.reference[0])
+        second = self.theta[:, 3:4] - self.theta[:, 4:5] * (log_d - self.reference[1])
+        return self.offset[:, None] + np.exp(first) + np.exp(second)
 
 
-def _nonnegative_pair(u: Array, v: Array) -> tuple[Array, Array]:
-    """argmin over E, A ≥ 0 of Σ (E·u + A·v − 1)² for each row; closed form of two-column NNLS."""
-    uu, vv, uv = (u * u).sum(1), (v * v).sum(1), (u * v).sum(1)
-    u1, v1 = u.sum(1), v.sum(1)
-    determinant = np.maximum(uu * vv - uv * uv, 1e-300)
-    first = (u1 * vv - v1 * uv) / determinant
-    second = (v1 * uu - u1 * uv) / determinant
-    # Where one is negative the optimum has it at zero: u and v are positive columns.
-    only_second, only_first = first < 0, second < 0
-    first = np.where(only_second, 0.0, np.where(only_first, u1 / uu, first))
-    second = np.where(only_first & ~only_second, 0.0, np.where(only_second, v1 / vv, second))
-    return first, second
+def log_effective(d: Array, unique: Array | None, r_star: Array | float | None) -> Array:
+    """log of the effective data of D atoms of which U are different (arXiv 2305.16264, equation 5).
+
+    D_eff = U + U·R*·(1 - exp(-(D/U - 1)/R*)) for D > U, else D. R* epochs beyond the first are worth 1 - 1/e
+    of new data. All arguments broadcast. Without r_star or unique, log D.
+    """
+    if r_star is None or unique is None:
+        return np.log(d)
+    repeats = np.maximum(d / unique - 1.0, 0.0)
+    return np.log(np.minimum(d, unique)) + np.log1p(-r_star * np.expm1(-repeats / r_star))
 
 
-def _log_law(theta: Array, x: Array) -> Array:
-    return np.logaddexp(theta[:, :1], theta[:, 1:2] - theta[:, 2:3] * x)
+def fit_surfaces(
+    n: Array,
+    d: Array,
+    log_loss: Array,
+    *,
+    unique: Array | None = None,
+    delta: float = HUBER_DELTA,
+    starts: Array | None = None,
+    n_starts: int = 5,
+    tolerance: float = 1e-11,
+    r_star: tuple[float, float] = R_STAR_BOUNDS,
+) -> SurfaceDraws:
+    """Fit one surface L(N, D) to each row of ``log_loss`` (R, P) by least Huber (solver.py).
 
-
-def _refine(theta: Array, x: Array, target: Array, with_offset: bool, delta: float) -> tuple[Array, Array]:
-    """Damped, reweighted Gauss-Newton on (log E, log A, α) of every row, each until it no longer moves."""
-    first = 0 if with_offset else 1
-    floor = target.min(axis=1) + LOG_OFFSET_FLOOR
-    objective = huber(_log_law(theta, x) - target, delta).sum(axis=1)
-    damping = np.full(len(theta), 1e-3)
-    active = np.arange(len(theta))
-    for _ in range(MAX_STEPS):
-        if not len(active):
-            break
-        now, goal = theta[active], target[active]
-        gradient, hessian = _normal_equations(now, x, goal, delta)
-        diagonal = np.einsum("bii->bi", hessian)
-        hessian = hessian + np.eye(3) * (damping[active, None] * np.maximum(diagonal, 1e-12))[:, None, :]
-        step = np.zeros_like(now)
-        step[:, first:] = np.linalg.solve(hessian[:, first:, first:], gradient[:, first:, None])[..., 0]
-        proposal = now - np.clip(step, -2.0, 2.0)
-        if with_offset:
-            proposal[:, 0] = np.maximum(proposal[:, 0], floor[active])
-            proposal[:, 1] = np.maximum(proposal[:, 1], floor[active])
-            proposal[:, 2] = np.clip(proposal[:, 2], *EXPONENT_BOUNDS)
-        value = huber(_log_law(proposal, x) - goal, delta).sum(axis=1)
-        better = value < objective[active]
-        settled = objective[active] - value <= 1e-11 * objective[active] + 1e-18
-        theta[active[better]] = proposal[better]
-        objective[active[better]] = value[better]
-        damping[active] = np.clip(damping[active] * np.where(better, 0.3, 8.0), 1e-12, 1e9)
-        active = active[~(settled & (better | (damping[active] > 1e6)))]
-    return theta, objective
-
-
-def _normal_equations(theta: Array, x: Array, target: Array, delta: float) -> tuple[Array, Array]:
-    """Gradient (B, 3) and reweighted Gauss-Newton matrix (B, 3, 3) of the summed Huber loss."""
-    fitted = _log_law(theta, x)
-    residual = fitted - target
-    share_of_power = np.exp(theta[:, 1:2] - theta[:, 2:3] * x - fitted)
-    jacobian = np.stack([1.0 - share_of_power, share_of_power, -share_of_power * x], axis=-1)
-    weight = np.minimum(1.0, delta / np.maximum(np.abs(residual), 1e-300))
-    weighted = jacobian * weight[..., None]
-    return np.einsum("bpi,bp->bi", weighted, residual), np.einsum("bpi,bpj->bij", weighted, jacobian)
+    n, d: (P,). unique: (P,) atoms of each run's data that are different, for the form with repeats. starts:
+    further starts (S, 5) for every row. n_starts: of the grid, 0 for none. r_star: range to begin in.
+    """
+    log_loss = np.atleast_2d(np.asarray(log_loss, dtype=float))
+    reference = (float(np.log(n).mean()), float(np.log(d).mean()))
+    if unique is None:
+        x = np.stack([np.log(n) - reference[0], np.log(d) - reference[1]])
+        theta, _ = fit_rows(x, log_loss, delta=delta, starts=starts, n_starts=n_starts, tolerance=tolerance)
+        return SurfaceDraws(theta, reference)
+    grid = np.linspace(np.log(r_star[0]), np.log(r_star[1]), 12 if n_starts else 4)
+    fits = []
+    for value in grid:
+        x = np.stack([np.log(n) - reference[0], log_effective(d, unique, np.exp(value)) - reference[1]])
+        fits.append(fit_rows(x, log_loss, delta=delta, starts=starts, n_starts=n_starts, tolerance=1e-7))
+    objective = np.stack([f[1] for f in fits])
+    best, rows = objective.argmin(axis=0), np.arange(len(log_loss))
+    theta, lowest = np.stack([f[0] for f in fits])[best, rows], objective[best, rows]
+    log_r, step = grid[best], grid[1] - grid[0]
+    for _ in range(REPEAT_ROUNDS):
+        centre = log_r
+        for offset in (-0.5 * step, 0.5 * step):
+            tried = np.clip(centre + offset, *np.log(R_STAR_BOUNDS))
+            second = log_effective(d, unique, np.exp(tried)[:, None]) - reference[1]
+            x = np.stack([np.broadcast_to(np.log(n) - reference[0], second.shape), second], axis=1)
+            moved, value = refine(theta, x, log_loss, delta, tolerance=max(tolerance, 1e-9))
+            better = value < lowest
+            theta = np.where(better[:, None], moved, theta)
+            log_r, lowest = np.where(better, tried, log_r), np.where(better, value, lowest)
+        step *= 0.6
+    return SurfaceDraws(theta, reference, log_r)

@@ -1,4 +1,4 @@
-"""Where a fit's intervals come from: the noise that runs show, and studies resampled with it."""
+"""Where a fit's intervals come from, in words and numbers, and small helpers of resampling."""
 
 from __future__ import annotations
 
@@ -6,27 +6,19 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from adit_scale.scaling.laws import Array
-
-
-@dataclass(frozen=True)
-class Interval:
-    low: float
-    high: float
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
+from adit_scale.scaling.noise import Covariance
+from adit_scale.scaling.solver import Array
 
 
 @dataclass(frozen=True)
 class Noise:
     """Where a fit's intervals come from.
 
-    kind: "runs" (resampled runs of each size), "seed" (a given seed-to-seed deviation), "residual" (scatter
-    about the fitted law) or "none". sigma: standard deviation of log loss of one run. dof: degrees of freedom
-    behind sigma (inf when given). holds: the same in words.
+    kind: "scatter" (of runs about the fitted law, seeds included), "runs" (the same, points of one run being
+    correlated), "misfit" (repeats agree better than the law fits: its error at each size counts as noise),
+    "seed" (a given seed-to-seed deviation) or "none". sigma: standard deviation of log loss of one run. dof:
+    degrees of freedom behind the exponents' intervals (inf when given). holds: the same in words.
     """
 
     kind: str
@@ -35,48 +27,36 @@ class Noise:
     holds: str
 
 
-def estimate_noise(
-    n: Array, log_loss: Array, fitted: Array, n_parameters: int, seed_noise: float | None
-) -> Noise:
-    """The best noise the runs can show: repeated runs, else a given deviation, else scatter about the law."""
-    sizes, inverse, counts = np.unique(n, return_inverse=True, return_counts=True)
-    if counts.min() >= 2:
-        dof = len(n) - len(sizes)
-        deviation = log_loss - (np.bincount(inverse, log_loss) / counts)[inverse]
-        sigma = math.sqrt(float((deviation**2).sum()) / dof)
+def describe(covariance: Covariance | None, n_points: int) -> Noise:
+    """The noise that ``covariance`` holds."""
+    if covariance is None:
+        return Noise("none", math.nan, 0, "nothing: as many runs as parameters")
+    sigma, dof = covariance.sigma, covariance.freedoms[0]
+    if covariance.known:
+        holds = f"a given seed-to-seed deviation of {sigma:.2g} in log loss; not the law's own error"
+        return Noise("seed", sigma, math.inf, holds)
+    freedom = (
+        f"{dof:.3g} degrees of freedom between runs, Student-t"
+        if covariance.shared
+        else f"{dof:.3g} degrees of freedom, Student-t"
+    )
+    if covariance.cells:
         holds = (
-            f"seed-to-seed noise: deviations of {len(n)} runs from the means of their {len(sizes)} sizes, "
-            f"resampled by run and widened for {dof} degrees of freedom; not the law's own error"
+            "repeats agree better than the law fits them, so its error at each size counts as noise "
+            f"({freedom})"
+        )
+        return Noise("misfit", sigma, dof, holds)
+    if covariance.shared:
+        holds = (
+            f"scatter of {n_points} points of {len(np.unique(covariance.groups))} runs about the law: points "
+            f"of one run share a part of their noise ({freedom})"
         )
         return Noise("runs", sigma, dof, holds)
-    if seed_noise is not None:
-        holds = f"a given seed-to-seed deviation of {seed_noise:.2g} in log loss; not the law's own error"
-        return Noise("seed", seed_noise, math.inf, holds)
-    dof = len(n) - n_parameters
-    if dof < 1:
-        return Noise("none", math.nan, 0, "nothing: as many runs as parameters")
-    sigma = math.sqrt(float(((log_loss - fitted) ** 2).sum()) / dof)
     holds = (
-        f"scatter of {len(n)} runs about the law ({dof} degrees of freedom, Student-t), taken as normal and "
-        "equal at all sizes; one run a size shows no seed noise by itself"
+        f"scatter of {n_points} runs about the law, seeds included ({freedom}), taken as normal and equal at "
+        "all sizes"
     )
-    return Noise("residual", sigma, dof, holds)
-
-
-def resample(
-    rng: np.random.Generator, noise: Noise, n: Array, log_loss: Array, fitted: Array, n_resamples: int
-) -> Array:
-    """Log losses of resampled studies, (R, P). The scale of each resample's noise is itself drawn (χ²)."""
-    shape = (n_resamples, len(n))
-    widen = scale_factor(rng, noise.dof, n_resamples)[:, None]
-    if noise.kind != "runs":
-        return fitted + widen * noise.sigma * rng.standard_normal(shape)
-    # Whole runs are resampled: their deviations from their size's mean, pooled over sizes so that two runs a
-    # size give more than three outcomes. Deviations of m runs are too small by (m-1)/m in variance.
-    _, inverse, counts = np.unique(n, return_inverse=True, return_counts=True)
-    mean = np.bincount(inverse, log_loss) / counts
-    deviation = (log_loss - mean[inverse]) * np.sqrt(counts / (counts - 1))[inverse]
-    return fitted + widen * rng.choice(deviation, shape)
+    return Noise("scatter", sigma, dof, holds)
 
 
 def scale_factor(rng: np.random.Generator, dof: float, size: int) -> Array:
@@ -86,20 +66,23 @@ def scale_factor(rng: np.random.Generator, dof: float, size: int) -> Array:
     return np.sqrt(dof / rng.chisquare(dof, size))
 
 
-def student(rng: np.random.Generator, dof: float, size: int) -> Array:
-    return scale_factor(rng, dof, size) * rng.standard_normal(size)
+def draw(rng: np.random.Generator, covariance: Covariance, size: int) -> Array:
+    """Normal noise of ``size`` studies, (R, P): whole runs are drawn, each with its points.
+
+    The scale of each draw's noise of runs, and of points within runs, is itself drawn (χ²).
+    """
+    root = np.linalg.cholesky(covariance.matrix())
+    noise = rng.standard_normal((size, len(root))) @ root.T
+    between = scale_factor(rng, covariance.freedoms[0], size)[:, None]
+    if not covariance.shared:
+        return noise * between
+    mean = noise @ covariance.together / covariance.together.sum(axis=1)
+    return mean * between + (noise - mean) * scale_factor(rng, covariance.freedoms[1], size)[:, None]
 
 
-def lack_of_fit(n: Array, log_loss: Array, fitted: Array, n_parameters: int) -> float | None:
-    """p-value of the F test of the law's misfit against the scatter between runs of one size."""
-    sizes, inverse, counts = np.unique(n, return_inverse=True, return_counts=True)
-    pure_dof, misfit_dof = len(n) - len(sizes), len(sizes) - n_parameters
-    if not pure_dof or misfit_dof <= 0:
-        return None
-    mean = np.bincount(inverse, log_loss) / counts
-    pure = float(((log_loss - mean[inverse]) ** 2).sum()) / pure_dof
-    misfit = float(((mean[inverse] - fitted) ** 2).sum()) / misfit_dof
-    return float(stats.f.sf(misfit / max(pure, 1e-300), misfit_dof, pure_dof))
+def interval_of(draws: Array, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(draws, tails(confidence))
+    return float(low), float(high)
 
 
 def tails(confidence: float) -> tuple[float, float]:

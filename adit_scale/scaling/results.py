@@ -110,7 +110,8 @@ class SurfaceFit:
 class Parabola:
     """One budget: log L = c0 + c1 x + c2 x^2 over x = log10 N, through the points in the window.
 
-    n, loss, labels, in_window: (P,). n_optimum, loss_optimum, d_optimum: None where the minimum is not inside.
+    n, loss, labels, in_window: (P,), by n; losses moved to exactly ``flops`` along the envelope's slope.
+    n_optimum, loss_optimum, d_optimum: None where no minimum is inside; ``note`` says why.
     """
 
     flops: float
@@ -126,8 +127,20 @@ class Parabola:
 
 
 @dataclass(frozen=True)
+class WindowRow:
+    """The optima again with another window. n_optima: one a parabola, NaN where there is none."""
+
+    setting: str
+    n_optima: Sequence[float]
+    n_exponent: float
+
+
+@dataclass(frozen=True)
 class IsoflopFit:
-    """Optima of several budgets, N_opt = n_scale C^n_exponent, D_opt = d_scale C^d_exponent."""
+    """Optima of several budgets, N_opt = n_scale C^n_exponent, D_opt = d_scale C^d_exponent.
+
+    windows: what other windows give, the one used among them. noise_text: what the intervals hold.
+    """
 
     parabolas: Sequence[Parabola]
     window_text: str
@@ -136,13 +149,15 @@ class IsoflopFit:
     d_exponent: Estimate | None = None
     d_scale: float = float("nan")
     warnings: Sequence[str] = ()
+    windows: Sequence[WindowRow] = ()
+    noise_text: str = ""
 
 
 @dataclass(frozen=True)
 class LossLink:
     """A rate through the loss: rate = ceiling * sigmoid((midpoint - L) / width), binomial likelihood.
 
-    ceiling: what the real data score through the autoencoder, fixed. curve: loss (K,), rate, low, high to draw.
+    ceiling: what real data score through the autoencoder, fixed. curve: loss (K,), rate, low, high to draw.
     """
 
     metric: str
@@ -157,9 +172,13 @@ class LossLink:
 
 @dataclass(frozen=True)
 class Basin:
-    """Final loss against learning rate at one size. optimum: minimum of a parabola in log lr through the three
-    or more points around the lowest. at_edge: the lowest is the first or last rate tried. used: the rate of
-    the study's other runs of this size, or nan. excess: log loss at ``used`` above the optimum."""
+    """Final loss against learning rate at one size.
+
+    lr, loss: (P,), by rate, means over seeds; the loss is inf where the run diverged. optimum: minimum of a
+    parabola in log lr through three or more points around the lowest; None where ``note`` says why. at_edge:
+    the lowest is the first or last rate tried. used: the rate of the study's other runs of this size, or
+    nan. excess: log loss at ``used`` above the optimum.
+    """
 
     size: str
     n_parameters: int
@@ -169,11 +188,13 @@ class Basin:
     at_edge: bool
     used: float = float("nan")
     excess: float = float("nan")
+    atoms_seen: float = 0.0
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class SeedNoise:
-    """Runs that differ in seed alone. sigma: pooled standard deviation of log loss, with its interval (chi^2).
+    """Runs that differ in seed alone. sigma: pooled standard deviation of log loss, interval by chi^2.
 
     by_size: (size, N, losses)."""
 
@@ -187,7 +208,7 @@ class TransferPair:
     """Joint training against one domain alone, on that domain's validation loss.
 
     match: "samples" (the domain's own sets seen as often) or "flops" (equal compute). delta: log L_joint -
-    log L_single; below 0 joint training helps. verdict: helps, hurts or within noise.
+    log L_single; below 0 joint training helps. verdict: helps, hurts, within noise, or unknown without seeds.
     multiplier: how many times the single-domain run's compute (or data) joint training would need for the
     same loss; below 1 it saves. None where no curve allows to tell.
     """
@@ -203,6 +224,7 @@ class TransferPair:
     delta: Estimate
     verdict: str
     multiplier: Estimate | None = None
+    note: str = ""  # what the interval holds; why there is no multiplier
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adit_scale.errors import DataError
 from adit_scale.evaluation.statistics import Rate
@@ -20,31 +23,69 @@ from adit_scale.tracking.journal import FILE_NAME, read_journal, series
 # Keys of a diffusion run's journal (kind "metrics").
 VALIDATION_LOSS_KEY = "validation/loss"
 FLOPS_KEY = "validation/flops_cum"
+ATOMS_KEY = "validation/atoms_seen"
+TRAINING_LOSS_KEY = "train/loss"
+DOMAINS = ("molecule", "crystal")
 
-STATUSES = ("done", "failed", "diverged", "running", "missing")
+# running: a process holds the node now. unfinished: it stopped, was stopped or waits for its next attempt.
+STATUSES = ("done", "failed", "diverged", "running", "unfinished", "missing")
 
 
 @dataclass(frozen=True)
 class LossCurve:
-    """Validation loss along a run: applied steps, cumulative training FLOPs (C), EMA validation loss."""
+    """Validation loss along a run: applied steps, cumulative training FLOPs (C), EMA validation loss.
+
+    atoms: real atoms seen until then. domain: by domain ("molecule", "crystal") its validation loss. train:
+    mean training loss of the intervals logged since the validation before, NaN where there is none. Columns
+    of older records may be empty.
+    """
 
     steps: list[int] = field(default_factory=list)
     flops_cum: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
+    atoms: list[float] = field(default_factory=list)
+    train: list[float] = field(default_factory=list)
+    domain: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert len(self.steps) == len(self.flops_cum) == len(self.loss), "columns of a curve differ in length"
+        for column in (self.atoms, self.train, *self.domain.values()):
+            assert len(column) in (0, len(self.steps)), "columns of a curve differ in length"
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> LossCurve:
+        """Raises DataError for unknown fields."""
+        unknown = sorted(set(record) - {f.name for f in fields(LossCurve)})
+        if unknown:
+            raise DataError(f"curve has unknown fields {unknown}; expected those of LossCurve")
+        columns = {name: _numbers(record.get(name, [])) for name in ("flops_cum", "loss", "atoms", "train")}
+        domain = {name: _numbers(column) for name, column in record.get("domain", {}).items()}
+        return LossCurve([int(v) for v in record.get("steps", [])], **columns, domain=domain)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One diffusion run of a study: what it was, what it cost, what it reached.
+    """One point of a study: a diffusion run, what it was, what it cost, what it reached.
 
+    run: id of the diffusion node; points that differ in sampling or evaluation alone share it, and are one
+    run in a loss fit. trunk: id of the run whose trunk a decay branch left, "" for a run of its own; points
+    of one trunk are correlated. study: its name. axes: of the sweep, with this point's values.
     n_parameters: N, trainable parameters of the denoiser. n_matrix_parameters: 12·d²·depth.
-    atoms_seen: D, real atoms with repeats. flops: C of docs/method.md. flops_total: C and the frozen encoder.
-    final_loss: EMA validation loss on the fixed (t, noise) grid; NaN where there is none.
+    atoms_seen: D, real atoms with repeats. unique_atoms: atoms of the different structures it may see.
+    flops: C of docs/method.md. flops_total: C and the frozen encoder.
+    final_loss: EMA validation loss on the fixed (t, noise) grid; NaN where there is none. domain_losses: its
+    parts by domain. train_loss: mean of the last logged interval.
     constant_loss: what the best constant prediction would score there: the loss of having learned nothing.
-    autoencoder_id, data_fingerprint: losses compare only where both agree.
+    autoencoder_id, data_fingerprint, validation_grid: losses compare only where all three agree; the last is
+    a digest of the number of sets, the times, the noise and the split.
+    domain: "" for joint training, else the one it was trained on; domain_match: "flops" or "samples", what
+    it then has in common with the joint run. domain_atoms, domain_sets: those it saw, by domain.
+    autoencoder: width, latent, parameters. solver, sampling_steps, guidance: how its samples were drawn.
+    gpu_hours: used, ranks times wall time over all attempts (of processor-only ranks on a machine without
+    GPU); planned_gpu_hours: by study.budget. restarts: attempts after the first. devices: what it ran on.
+    atoms_per_s: median over the run. mfu: 0 to 1. NaN where a number is not known.
+    leakage: by domain the share of held-out sets that stand in the training data; empty where not looked at.
+    training_rates: by metric, rows (atoms seen, rate, lower, upper) of samples scored while it trained.
     status: one of STATUSES. note: why a point has no result, in a few words.
     """
 
@@ -66,6 +107,36 @@ class Point:
     autoencoder_id: str = ""
     data_fingerprint: str = ""
     note: str = ""
+    study: str = ""
+    run: str = ""
+    trunk: str = ""
+    axes: dict[str, Any] = field(default_factory=dict)
+    lr: float = math.nan
+    schedule: str = ""
+    parametrization: str = "standard"
+    precision: str = "fp32"
+    warmup_steps: int = 0
+    steps: int = 0
+    domain: str = ""
+    domain_match: str = ""
+    domain_losses: dict[str, float] = field(default_factory=dict)
+    domain_atoms: dict[str, float] = field(default_factory=dict)
+    domain_sets: dict[str, float] = field(default_factory=dict)
+    unique_atoms: float = math.nan
+    validation_grid: str = ""
+    train_loss: float = math.nan
+    autoencoder: dict[str, Any] = field(default_factory=dict)
+    sampling_steps: int = 0
+    guidance: float = math.nan
+    solver: str = ""
+    gpu_hours: float = math.nan
+    planned_gpu_hours: float = math.nan
+    restarts: int = 0
+    atoms_per_s: float = math.nan
+    mfu: float = math.nan
+    devices: str = ""
+    leakage: dict[str, float] = field(default_factory=dict)
+    training_rates: dict[str, list[list[float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -86,7 +157,10 @@ class Point:
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Point:
-        """The inverse of ``to_json``. Raises DataError for unknown or missing fields."""
+        """The inverse of ``to_json``; what older records lack takes its default.
+
+        Raises DataError for unknown or missing fields.
+        """
         known = {f.name for f in fields(Point)}
         unknown = sorted(set(record) - known)
         missing = sorted({"label", "size", "n_parameters"} - set(record))
@@ -96,17 +170,29 @@ class Point:
                 f"expected a record written by Point.to_json"
             )
         values = dict(record)
-        for key in ("epochs", "flops", "flops_total", "final_loss", "constant_loss"):
-            if key in values:
-                values[key] = float(values[key])
-        curve = values.get("curve", {})
-        values["curve"] = LossCurve(
-            steps=[int(v) for v in curve.get("steps", [])],
-            flops_cum=[float(v) for v in curve.get("flops_cum", [])],
-            loss=[float(v) for v in curve.get("loss", [])],
-        )
-        values["rates"] = parse_rates(values.get("rates", {}), where=f"point {values['label']}")
+        for f in fields(Point):
+            if f.name not in record:
+                continue
+            if f.type == "float":
+                values[f.name] = _number(record[f.name])
+            elif f.type == "dict[str, float]":
+                values[f.name] = {key: _number(value) for key, value in record[f.name].items()}
+        values["curve"] = LossCurve.from_json(record.get("curve", {}))
+        values["rates"] = parse_rates(record.get("rates", {}), where=f"point {values['label']}")
+        values["training_rates"] = {
+            name: [_numbers(row) for row in rows] for name, rows in record.get("training_rates", {}).items()
+        }
         return Point(**values)
+
+
+def _numbers(values: Iterable[Any]) -> list[float]:
+    return [_number(value) for value in values]
+
+
+def _number(value: Any) -> float:
+    """Of a JSON number or "nan", "inf", "-inf"; NaN as one object, so that equal records compare equal."""
+    number = float(value)
+    return math.nan if math.isnan(number) else number
 
 
 def save_points(points: Iterable[Point], path: Path) -> None:
@@ -123,27 +209,47 @@ def load_points(path: Path) -> list[Point]:
 
 
 def read_loss_curve(run_folder: Path) -> LossCurve:
-    """Validation loss against cumulative FLOPs from a run's journal; empty when it has no such values yet.
-
-    A step logged twice counts once, with its last value. FLOPs of a step are those logged at it or at the
-    last step before it.
-    """
+    """The curve in a run's journal; empty when it has no such values yet. Raises DataError."""
     path = run_folder / FILE_NAME
-    if not path.is_file():
-        return LossCurve()
-    records = read_journal(path)
-    loss_steps, losses = series(records, VALIDATION_LOSS_KEY)
-    flops_steps, flops = series(records, FLOPS_KEY)
-    flops_at = sorted(dict(zip(flops_steps, flops, strict=True)).items())
-    curve = LossCurve()
-    position = -1
-    for step, loss in sorted(dict(zip(loss_steps, losses, strict=True)).items()):
-        while position + 1 < len(flops_at) and flops_at[position + 1][0] <= step:
-            position += 1
-        curve.steps.append(int(step))
-        curve.flops_cum.append(float(flops_at[position][1]) if position >= 0 else 0.0)
-        curve.loss.append(float(loss))
-    return curve
+    return loss_curve(read_journal(path)) if path.is_file() else LossCurve()
+
+
+def loss_curve(records: Sequence[Mapping[str, Any]]) -> LossCurve:
+    """Of a journal's records. A step logged twice counts once, with its last value. FLOPs and atoms of a step
+    are those logged at it or at the last step before it."""
+    losses = by_step(records, VALIDATION_LOSS_KEY)
+    flops, atoms = by_step(records, FLOPS_KEY), by_step(records, ATOMS_KEY)
+    training = by_step(records, TRAINING_LOSS_KEY)
+    parts = {name: by_step(records, f"{VALIDATION_LOSS_KEY}/{name}") for name in DOMAINS}
+    steps = sorted(losses)
+    return LossCurve(
+        steps=steps,
+        flops_cum=_last_before(flops, steps),
+        loss=[losses[step] for step in steps],
+        atoms=_last_before(atoms, steps),
+        train=_means_between(training, steps),
+        domain={name: [part.get(step, math.nan) for step in steps] for name, part in parts.items() if part},
+    )
+
+
+def by_step(records: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
+    """The values of one metric; of a step logged twice the last."""
+    return {step: float(value) for step, value in zip(*series(records, key), strict=True)}
+
+
+def _last_before(values: Mapping[int, float], steps: Sequence[int]) -> list[float]:
+    """The values at the steps or at the last ones before them; 0 where there is none."""
+    known = sorted(values)
+    places = np.searchsorted(known, steps, side="right")
+    return [values[known[place - 1]] if place else 0.0 for place in places.tolist()]
+
+
+def _means_between(values: Mapping[int, float], steps: Sequence[int]) -> list[float]:
+    """Mean of the values behind the step before and up to each step; NaN where there are none."""
+    known = sorted(values)
+    column = np.array([values[step] for step in known])
+    edges = np.searchsorted(known, (-1, *steps), side="right").tolist()
+    return [float(column[a:b].mean()) if b > a else math.nan for a, b in pairwise(edges)]
 
 
 def read_evaluation(node_folder: Path, scores: str = "scores") -> dict[str, Rate]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from adit_scale.evaluation.statistics import Rate
+from adit_scale.scaling.results import Exclusion
 from adit_scale.scaling.study_data import Point
 from adit_scale.scaling.trends import Trend, metric_names, rate_trends
 
@@ -23,6 +26,7 @@ TABLE_RATES = {
 # What samples cannot be expected to beat: the data's own scores, and those after the autoencoder.
 REFERENCE_ROW, RECONSTRUCTION_ROW = "real data", "real data, reconstructed"
 CONSTANT_ROW = "constant"
+SERIES = ("curve", "rates", "training_rates")  # of a point: in points.json, or in columns of their own
 
 Ceilings = Mapping[str, Mapping[str, Rate]]  # the rates of each such row
 
@@ -85,26 +89,45 @@ def render_table(points: Sequence[Point], ceilings: Ceilings) -> str:
     return "\n".join(lines) + "\n"
 
 
-CSV_COLUMNS = (
-    "label", "size", "seed", "status", "n_parameters", "n_matrix_parameters", "atoms_seen", "sets_seen",
-    "epochs", "flops", "flops_total", "final_loss", "constant_loss", "autoencoder_id", "data_fingerprint",
-    "note",
-)  # fmt: skip
+def left_out_text(excluded: Sequence[Exclusion], warnings: Sequence[str]) -> str:
+    """Below the table: which points no fit used, by name, and what a reader of the fits must know."""
+    lines = ["left out of the fit:", *(f"  {e.label}: {e.reason}" for e in excluded)] if excluded else []
+    lines += ["warnings:", *(f"  {warning}" for warning in warnings)] if warnings else []
+    return "\n".join(lines) + "\n" if lines else ""
 
 
-def write_csv(points: Sequence[Point], ceilings: Ceilings, path: Path) -> None:
-    """One row a point and one a ceiling; each rate as value, low, high and trials, in fractions."""
+def write_points_csv(points: Sequence[Point], ceilings: Ceilings, path: Path) -> None:
+    """One row a point with all its fields but curves, and one row a ceiling.
+
+    Fields of several values have a column each, such as domain_losses/molecule; each rate is value, low,
+    high and trials, in fractions.
+    """
     metrics = metric_names(points, ceilings.get(REFERENCE_ROW, {}))
     rate_columns = [f"{m}{suffix}" for m in metrics for suffix in ("", "/low", "/high", "/trials")]
+    rows = [_flat_fields(point) for point in by_size(points)]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*CSV_COLUMNS, *rate_columns])
-        for point in by_size(points):
-            cells = [getattr(point, column) for column in CSV_COLUMNS]
-            writer.writerow(cells + _rate_cells(point.rates, metrics))
-        empty = [""] * (len(CSV_COLUMNS) - 1)
-        for row, rates in ceilings.items():
-            writer.writerow([row, *empty, *_rate_cells(rates, metrics)])
+        writer.writerow([*columns, *rate_columns])
+        for point, row in zip(by_size(points), rows, strict=True):
+            writer.writerow([row.get(name, "") for name in columns] + _rate_cells(point.rates, metrics))
+        for name, rates in ceilings.items():
+            cells = [name if column == "label" else "" for column in columns]
+            writer.writerow(cells + _rate_cells(rates, metrics))
+
+
+def _flat_fields(point: Point) -> dict[str, Any]:
+    """Every field that is a number or a word; dictionaries of such as name/key."""
+    found: dict[str, Any] = {}
+    for field in fields(point):
+        value = getattr(point, field.name)
+        if field.name in SERIES:
+            continue
+        if isinstance(value, dict):
+            found |= {f"{field.name}/{key}": entry for key, entry in value.items()}
+        else:
+            found[field.name] = value
+    return found
 
 
 def _rate_cells(rates: Mapping[str, Rate], metrics: Sequence[str]) -> list:

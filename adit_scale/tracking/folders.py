@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from adit_scale.tracking.journal import FILE_NAME
 NODE, STUDY, ATTEMPTS, DONE, FAILED = "node.json", "study.json", "attempts.jsonl", "DONE.json", "FAILED.json"
 PICTURES = "pictures"  # of a reference or evaluation node: gallery and figures
 REPORT = "report"
+REPORT_PAGE, REPORT_TEXT = "report.html", "description.md"  # in the report's folder
+DESCRIPTION_TAG = "mlflow.note.content"  # MLflow's page shows it, as Markdown
 STUDY_TAG = "adit.study"
 FAILURE_TAG = "adit.failure"
 # Folders of a study, or of a run, that hold no runs; branches are runs inside a run.
@@ -36,6 +39,7 @@ class RunFolder:
 
     study: name of the study it belongs to; "" for a folder without node.json. status: how it ended, RUNNING
     while an attempt is open, "" where the folder does not say. artifacts: subfolders to copy to the run.
+    metrics: results without a step, of its DONE.json.
     """
 
     path: Path
@@ -45,13 +49,15 @@ class RunFolder:
     tags: dict[str, str]
     status: str
     artifacts: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class StudyFolder:
     """A study as its folder describes it. status: as of a run; end_ms: since 1970, with an end.
 
-    report: the folder of its finished report node; metrics: that node's results.
+    report: the folder of its finished report node; metrics: that node's results. The description among the
+    tags is the report's text, before there is one the hypothesis.
     """
 
     path: Path
@@ -78,7 +84,8 @@ def describe_run(folder: Path) -> RunFolder:
         tags[FAILURE_TAG] = without_credentials(str(reason))
     tags = {key: value[:MAX_TAG_CHARACTERS] for key, value in tags.items()}
     artifacts = (PICTURES,) if (folder / PICTURES).is_dir() else ()
-    return RunFolder(folder, kind, name, study, tags, _ending(folder), artifacts)
+    metrics = _metrics(folder) if _ending(folder) == "FINISHED" else {}
+    return RunFolder(folder, kind, name, study, tags, _ending(folder), artifacts, metrics)
 
 
 def describe_study(folder: Path, name: str) -> StudyFolder:
@@ -96,12 +103,12 @@ def describe_study(folder: Path, name: str) -> StudyFolder:
     report = max(reports, key=lambda job: (job / DONE).stat().st_mtime, default=None)
     return StudyFolder(
         path=folder,
-        tags=_study_tags(folder, name, record),
+        tags=_study_tags(folder, name, record) | _description(record, report),
         status=_joined(states),
         start_ms=_time_ms(record.get("submitted")),
         end_ms=max((round(marker.stat().st_mtime * 1000) for marker in markers), default=None),
         report=report,
-        metrics=dict(read_json(report / DONE).get("metrics") or {}) if report else {},
+        metrics=_metrics(report) if report else {},
     )
 
 
@@ -223,13 +230,28 @@ def _study_tags(folder: Path, name: str, record: dict[str, Any]) -> dict[str, st
         "adit.kind": "study",
         "adit.folder": str(folder),
         "adit.hypothesis": hypothesis,
-        "mlflow.note.content": hypothesis,  # MLflow's page shows it as the run's description
         "adit.launcher": str(record.get("launcher") or ""),
         "adit.git_sha": str(code.get("git_sha") or ""),
         "adit.git_dirty": str(code.get("dirty", "")).lower(),
         "mlflow.user": str(record.get("user") or ""),
     }
     return {key: value[:MAX_TAG_CHARACTERS] for key, value in tags.items() if value}
+
+
+def _description(record: dict[str, Any], report: Path | None) -> dict[str, str]:
+    """What MLflow shows on the study's page, with the words that launch the study again."""
+    parts = [str(record.get("hypothesis") or "")]
+    if report is not None and (report / REPORT / REPORT_TEXT).is_file():
+        parts = [(report / REPORT / REPORT_TEXT).read_text()]
+    if record.get("words"):
+        command = shlex.join(["python", "launch.py", *map(str, record["words"])])
+        parts.append(f"Made by:\n\n    {command}")
+    text = "\n\n".join(part.strip() for part in parts if part)
+    return {DESCRIPTION_TAG: text[:MAX_TAG_CHARACTERS]} if text else {}
+
+
+def _metrics(node: Path) -> dict[str, float]:
+    return dict(read_json(node / DONE).get("metrics") or {})
 
 
 def _time_ms(text: object) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from adit_scale.tracking.journal import Line, scan
 MAX_PARAM_CHARACTERS = 6000  # MLflow's limits
 MAX_TAG_CHARACTERS = 8000
 MAX_KEY_CHARACTERS = 250
+FLOPS = ("flops_cum", "flops_total_cum")
 _FORBIDDEN = re.compile(r"[^\w\-. :/]", flags=re.ASCII)
 
 
@@ -79,7 +81,8 @@ def read_increment(path: Path, mark: Mark, latest_steps: Mapping[str, int]) -> I
     """Everything behind ``mark`` whose step lies above the store's ``latest_steps`` of its key.
 
     A journal that no longer matches the mark is read from its beginning. Wall-clock values get the prefix
-    ``clock/``, events become tags ``event/<name>``. Raises DataError for a damaged line.
+    ``clock/``, cumulative FLOPs come with their logarithm, events become tags ``event/<name>``. Raises
+    DataError for a damaged line.
     """
     mark = mark if mark.matches(path) else Mark()
     steps = dict(latest_steps)
@@ -118,7 +121,7 @@ def _collect(record: Mapping[str, Any], increment: Increment, steps: dict[str, i
     kind, values = record["kind"], record["values"]
     if kind == "metrics":
         clock = {f"clock/{key}": value for key, value in record["clock"].items() if key != "time_s"}
-        for key, value in {**values, **clock}.items():
+        for key, value in {**values, **clock, **_logarithms(values)}.items():
             name = clean_key(key)
             if record["step"] > steps.get(name, -1):
                 steps[name] = record["step"]
@@ -132,6 +135,16 @@ def _collect(record: Mapping[str, Any], increment: Increment, steps: dict[str, i
         details = {key: value for key, value in values.items() if key != "event"}
         text = f"step {record['step']} {json.dumps(details)}"
         increment.tags[clean_key(f"event/{values['event']}")] = text[:MAX_TAG_CHARACTERS]
+
+
+def _logarithms(values: Mapping[str, float]) -> dict[str, float]:
+    """log10 of cumulative FLOPs, as further metrics: MLflow's charts have no log axis for a metric."""
+    return {
+        f"{group}/log10_{name}": math.log10(value)
+        for key, value in values.items()
+        for group, _, name in [key.rpartition("/")]
+        if group and name in FLOPS and value > 0
+    }
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

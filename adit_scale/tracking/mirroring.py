@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adit_scale.tracking.folders import (
+    DESCRIPTION_TAG,
     FAILURE_TAG,
     REPORT,
+    REPORT_PAGE,
     STUDY_TAG,
+    StudyFolder,
     describe_run,
     describe_study,
     watched,
 )
-from adit_scale.tracking.increments import Mark, first_time_ms, read_increment
+from adit_scale.tracking.increments import MAX_TAG_CHARACTERS, Mark, first_time_ms, read_increment
 from adit_scale.tracking.journal import journal_id, side_journal
 from adit_scale.tracking.locks import LOCK, locked, record_run, recorded_run
 from adit_scale.tracking.mlflow_sink import (
@@ -29,6 +32,7 @@ from adit_scale.tracking.mlflow_sink import (
     latest_metrics,
 )
 
+LINKED = (REPORT_PAGE, "points.csv", "fit.json")  # files of a report that a description leads to
 ENDINGS = ("FINISHED", "FAILED", "KILLED")
 
 log = logging.getLogger(__name__)
@@ -110,12 +114,23 @@ def settle_parent(store: MlflowStore, run: Mirrored) -> None:
         if _is_deleted(run, there):
             return
         study = describe_study(run.folder, run.tags[STUDY_TAG])
-        store.set_tags(there, {**study.tags, MARK_TAG: "{}"})
+        store.set_tags(there, {**study.tags, **_linked(store, study, run.run_id), MARK_TAG: "{}"})
         if study.report is not None:
             _copy_once(store, there, study.report / REPORT, REPORT)
             store.write_final_metrics(run.run_id, study.metrics, study.end_ms or run.end_or_now_ms())
         if study.status and study.status != there.info.status:
             store.set_status(run.run_id, study.status, study.end_ms)
+
+
+def _linked(store: MlflowStore, study: StudyFolder, run_id: str) -> dict[str, str]:
+    """The study's description under links to its report, which only the store's ids make."""
+    if study.report is None or not (study.report / REPORT / REPORT_PAGE).is_file():
+        return {}
+    place = f"#/experiments/{store.experiment_id}/runs/{run_id}/artifacts/{REPORT}"
+    names = [name for name in LINKED if (study.report / REPORT / name).is_file()]
+    links = " · ".join(f"[{name}]({place}/{name})" for name in names)
+    text = f"{links}\n\n{study.tags.get(DESCRIPTION_TAG, '')}"
+    return {DESCRIPTION_TAG: text[:MAX_TAG_CHARACTERS]}
 
 
 def _mirror_journal(
@@ -158,6 +173,7 @@ def _settle_run(store: MlflowStore, run: Mirrored, there: Run, status: str, pare
     if told.status in ENDINGS:
         for name in told.artifacts:
             _copy_once(store, there, told.path / name, name)
+        store.write_final_metrics(there.info.run_id, told.metrics, run.end_or_now_ms())
     if told.status and told.status != status:
         store.set_status(there.info.run_id, told.status, run.end_or_now_ms())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,18 @@ def plan_branch(trunk: Path, steps: str = "", decay_fraction: float | None = Non
     settings.branch_steps = []
     config.validate()
     return Branch(state.stage, state.step, config)
+
+
+def branch_of_input(config: StudyConfig, stage: str, trunk_run: Path) -> tuple[StudyConfig, Path]:
+    """The settings of a study's branch with its trunk's digest filled in, and the checkpoint it leaves from.
+
+    trunk_run: folder of the finished trunk. Raises CheckpointError where it has no such checkpoint.
+    """
+    settings = stage_settings(config, stage)
+    trunk = checkpoint.step_folder(trunk_run / "checkpoints", settings.optim.decay_from)
+    _check_committed(trunk)
+    own: dict[str, Any] = {stage: replace(settings, trunk_digest=digest(trunk))}
+    return replace(config, **own), trunk
 
 
 def open_trunk(trunk: Path, settings: StageConfig, rank: int, world_size: int) -> Checkpoint:

@@ -206,7 +206,7 @@ class Checkpoint:
 
     def check_order(self, config: dict[str, Any], stage: str) -> None:
         """Raises CheckpointError when a setting differs that decides which sets a step holds."""
-        for key in ("seed", f"{stage}.atom_budget", "data.repeat"):
+        for key in ("seed", f"{stage}.atom_budget", "data.repeat", "data.domain", "data.domain_match"):
             saved, given = _at(self.state.config, key), _at(config, key)
             if saved is not None and saved != given:
                 raise CheckpointError(

@@ -15,6 +15,9 @@ BUCKET_ELEMENTS = 50_000_000
 # In the folder weights/ of a run, and of a snapshot.
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "config.json"
 PRECISIONS = ("auto", "fp32", "bf16")
+# The trunk_digest of a study's decay branch: the trunk is an input, and not trained yet when this is written.
+OF_TRUNK = "input"
+PARAMETRIZATIONS = ("standard", "mup")
 
 
 @dataclass
@@ -23,6 +26,10 @@ class OptimConfig:
 
     ``decay`` is a branch of a run of constant rate (training/branches.py): linear from step ``decay_from``,
     where it left the trunk, to the end.
+
+    parametrization: ``standard``, or ``mup``, under which the best ``lr`` of a denoiser of ``base_width`` is
+        that of other widths too (models/mup.py). base_width, base_head_width: of the denoiser at which the
+        two are the same.
     """
 
     lr: float = 1e-4
@@ -37,9 +44,19 @@ class OptimConfig:
     final_lr_fraction: float = 0.0
     decay_from: int = 0
     ema_decay: float = 0.9999
+    parametrization: str = "standard"
+    base_width: int = 64
+    base_head_width: int = 64
 
     def validate(self, group: str) -> None:
         """``group``: the full name of these settings, for messages."""
+        if self.parametrization not in PARAMETRIZATIONS:
+            raise ConfigError(
+                f"{group}.parametrization is {self.parametrization!r}; expected one of "
+                f"{', '.join(PARAMETRIZATIONS)}"
+            )
+        for key in ("base_width", "base_head_width"):
+            check_range(f"{group}.{key}", getattr(self, key), 1)
         if self.schedule not in SCHEDULES:
             raise ConfigError(
                 f"{group}.schedule is {self.schedule!r}; expected one of {', '.join(SCHEDULES)}"
@@ -170,6 +187,11 @@ class AutoencoderStageConfig(StageConfig):
 
     def validate(self) -> None:
         super().validate()
+        if self.optim.parametrization != "standard":
+            raise ConfigError(
+                f"autoencoder.optim.parametrization is {self.optim.parametrization!r}; expected standard: "
+                "one autoencoder serves all sizes (diffusion.optim.parametrization is that of the sizes)"
+            )
         for name, weight in asdict(self.loss_weights).items():
             check_range(f"autoencoder.loss_weights.{name}", weight, 0)
         for key in ("mask_probability", "noise_probability"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import deepspeed
@@ -20,6 +20,7 @@ from deepspeed.runtime import bf16_optimizer
 from torch import Tensor, nn
 
 from adit_scale.training.config import BUCKET_ELEMENTS, OptimConfig, ParallelConfig
+from adit_scale.training.optimizer import parameter_groups, set_learning_rate
 
 # (name, start, length, key) -> flat fp32 values; key is "master", "exp_avg" or "exp_avg_sq".
 FragmentReader = Callable[[str, int, int, str], Tensor]
@@ -57,20 +58,26 @@ class Engine:
     """One model under DeepSpeed ZeRO 0 to 3.
 
     ``step_loss`` is called through the engine so that ZeRO 3 can gather weights around each submodule.
+    lr_multipliers: of the learning rate, by parameter name; 1 for names that it lacks.
     """
 
-    def __init__(self, module: nn.Module, optim: OptimConfig, parallel: ParallelConfig, device: torch.device):
+    def __init__(
+        self,
+        module: nn.Module,
+        optim: OptimConfig,
+        parallel: ParallelConfig,
+        device: torch.device,
+        lr_multipliers: Mapping[str, float] | None = None,
+    ):
         self.zero_stage = parallel.zero_stage
         self.world_size = dist.get_world_size()
         self.rank = dist.get_rank()
         self.shapes = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
         module.to(device)
         adamw = torch.optim.AdamW(
-            [p for p in module.parameters() if p.requires_grad],
-            lr=optim.lr,
+            parameter_groups(module.named_parameters(), optim, lr_multipliers or {}),
             betas=(optim.beta1, optim.beta2),
             eps=optim.eps,
-            weight_decay=optim.weight_decay,
             fused=True,
         )
         self._engine, *_ = deepspeed.initialize(
@@ -104,8 +111,7 @@ class Engine:
 
         A non-finite gradient leaves weights, moments and step counter as they were.
         """
-        for group in self._inner.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self._inner.param_groups, lr)
         if self.zero_stage == 0:
             # Plain DeepSpeed neither reports a norm nor skips a non-finite step: both are done here.
             norm = _gradient_norm(self._engine.module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from adit_scale.atoms import DOMAIN_NAMES
 from adit_scale.data.loader import size_histogram
 from adit_scale.data.manifest import Manifest
 from adit_scale.errors import CheckpointError, ConfigError
+from adit_scale.models.config import DenoiserConfig
 from adit_scale.tracking.journal import FILE_NAME, read_journal, series
 from adit_scale.training import checkpoint, weights
 from adit_scale.training.checkpoint import Checkpoint, TrainState
+from adit_scale.training.config import OptimConfig
+from adit_scale.training.optimizer import parametrized
 from adit_scale.training.pretrained import CARD_FILE, CONFIG_FILE, FORMAT_VERSION, weights_file
 
 KEYS = {"ema": "ema", "weights": "master"}
@@ -88,7 +92,8 @@ def export(source: Path, to: Path, what: str = "ema", autoencoder: Path | None =
             "denoiser": networks["diffusion"],
             "autoencoder": _frozen_autoencoder(run, state, autoencoder),
         }
-        shapes["denoiser"] = model["denoiser"]
+        optim = OptimConfig(**state.config["diffusion"]["optim"])
+        shapes["denoiser"] = asdict(parametrized(DenoiserConfig(**model["denoiser"]), optim))
     shapes["autoencoder"] = model["autoencoder"]
     config = {
         "pretrained_version": FORMAT_VERSION,

@@ -6,7 +6,7 @@ import torch
 
 from adit_scale.training.peaks import Peak, find_peak
 
-__all__ = ["UNKNOWN_DEVICE", "Peak", "describe", "device_peak", "find_peak", "utilisation"]
+__all__ = ["UNKNOWN_DEVICE", "Peak", "describe", "device_name", "device_peak", "find_peak", "utilisation"]
 
 UNKNOWN_DEVICE = "unknown device"
 
@@ -18,6 +18,11 @@ def device_peak(device: torch.device, precision: str) -> Peak | None:
     if precision == "fp32" and torch.get_float32_matmul_precision() != "highest":
         precision = "tf32"
     return find_peak(torch.cuda.get_device_name(device), precision)
+
+
+def device_name(device: torch.device) -> str:
+    """Such as "NVIDIA H200"; "CPU" without one."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 def describe(mfu: float | None, peak: Peak | None) -> str:

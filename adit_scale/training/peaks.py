@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TERA = 1e12
+DEVICE_TAG = "adit.device"  # of a training run: what it began on
 # (a word of the device's name, short name, {format of the products: TFLOP/s}); the first that fits counts.
 _PEAKS: tuple[tuple[str, str, dict[str, float]], ...] = (
     ("H100 PCIe", "H100 PCIe", {"bf16": 756, "tf32": 378, "fp32": 51}),

@@ -72,7 +72,8 @@ def train(
     )
     stage = _build_stage(kind, config, loader.datasets, autoencoder_weights, device)
     if isinstance(stage, DiffusionStage) and config.diffusion.latent_cache:
-        stage.open_latents(folder.parent, loader.manifest, config.parallel.micro_batch_atoms, device)
+        root = _latents_root(folder, autoencoder_weights)
+        stage.open_latents(root, loader.manifest, config.parallel.micro_batch_atoms, device)
     samples = None
     if make_scorer and kind == "diffusion":
         assert autoencoder_weights is not None
@@ -83,6 +84,14 @@ def train(
     if joined_here:
         dist.destroy_process_group()
     return finished
+
+
+def _latents_root(folder: Path, autoencoder_weights: Path | None) -> Path:
+    """The folder of a cache of latents: the study's that trained the autoencoder, where that is one beside
+    this run's, so that studies which share an autoencoder share its latents; else this run's own."""
+    assert autoencoder_weights is not None
+    study = autoencoder_weights.absolute().parent.parent
+    return study if study.parent == folder.absolute().parent.parent else folder.parent
 
 
 def choose_device(parallel: ParallelConfig) -> torch.device:

@@ -31,7 +31,7 @@ from adit_scale.diffusion.flow_matching import (
     interpolate,
     sample_times,
 )
-from adit_scale.models import ladder
+from adit_scale.models import ladder, mup
 from adit_scale.models.autoencoder import (
     PER_ATOM_TERMS,
     Autoencoder,
@@ -45,6 +45,7 @@ from adit_scale.models.transformer import mean_sets
 from adit_scale.training import weights
 from adit_scale.training.config import AutoencoderStageConfig, DiffusionStageConfig
 from adit_scale.training.latents import LatentCache
+from adit_scale.training.optimizer import parametrized
 
 TIME_BINS = ((0.01, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 0.99))
 # The grid on which every diffusion run is validated, whatever its seed, size or data order.
@@ -89,6 +90,10 @@ class Stage(ABC):
     @abstractmethod
     def flops(self, sizes: np.ndarray) -> tuple[float, float]:
         """(C, C_total) of a training step over sets of these atom counts (docs/method.md)."""
+
+    def lr_multipliers(self) -> dict[str, float]:
+        """Of the parameters of ``module`` by name; 1 for those that are not there."""
+        return {}
 
     def exported(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Parameters of ``module`` under the names of the bare network."""
@@ -248,14 +253,24 @@ class DiffusionStage(Stage):
         autoencoder: Autoencoder,
     ):
         self.config, self.seed, self.datasets = config, seed, datasets
-        self.model_config = model
+        self.model_config = parametrized(model, config.optim)
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.autoencoder_digest = weights.digest(autoencoder.state_dict())
-        self.module = DenoiserModule(model)
+        self.module = DenoiserModule(self.model_config)
+        if config.optim.parametrization == "mup":
+            mup.rescale_initial(self.module.network, config.optim.base_width)
         self.latents: LatentCache | None = None
         self._encoder = self.autoencoder
         if config.encoder_precision == "bf16":
             self._encoder = copy.deepcopy(autoencoder).to(torch.bfloat16)
+
+    def lr_multipliers(self) -> dict[str, float]:
+        optim = self.config.optim
+        if optim.parametrization == "standard":
+            return {}
+        names = [name for name, _ in self.module.network.named_parameters()]
+        found = mup.lr_multipliers(names, self.model_config.width, optim.base_width)
+        return {f"network.{name}": multiplier for name, multiplier in found.items()}
 
     @torch.no_grad()
     def posterior(self, batch: PackedBatch, encoder: Autoencoder | None = None) -> Posterior:
@@ -301,7 +316,8 @@ class DiffusionStage(Stage):
         x_t_td = interpolate(x_0_td, x_1_td, t_s, layout)
         x_1_hat_td = forward(x_t_td, t_s, domain_s, spacegroup_s, layout, self_condition)
         loss_s = flow_matching_loss(x_1_hat_td, x_1_td, t_s, layout)
-        return loss_s.sum() / totals.n_sets, self._sums(loss_s.detach(), t_s, batch)
+        # A step without a set (data.domain_match=samples) is a step without a gradient.
+        return loss_s.sum() / max(1, totals.n_sets), self._sums(loss_s.detach(), t_s, batch)
 
     def validation_sums(self, module: nn.Module, batch: PackedBatch) -> Sums:
         """Loss on the fixed grid of (t, noise), labels given, without self-conditioning."""

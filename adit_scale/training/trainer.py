@@ -33,6 +33,8 @@ from adit_scale.training.guards import give_up
 from adit_scale.training.interrupts import StopRequest
 from adit_scale.training.lock import RunLock
 from adit_scale.training.meters import Meters
+from adit_scale.training.mfu import device_name
+from adit_scale.training.peaks import DEVICE_TAG
 from adit_scale.training.profiling import StepProfiler
 from adit_scale.training.retention import Policy
 from adit_scale.training.schedule import decay_start, learning_rate
@@ -70,7 +72,9 @@ class Trainer:
         self.samples = samples
         self.eval_module = copy.deepcopy(stage.module).float().to(device).eval().requires_grad_(False)
         prepare_blocks(stage.module, config.parallel.activation_checkpointing, config.parallel.compile)
-        self.engine = Engine(stage.module, self.settings.optim, config.parallel, device)
+        self.engine = Engine(
+            stage.module, self.settings.optim, config.parallel, device, stage.lr_multipliers()
+        )
         self.fragments = self.engine.fragments()
         self.ema = ExponentialMovingAverage(self.fragments, self.settings.optim.ema_decay)
         self.meters = Meters(device)
@@ -333,6 +337,7 @@ class Trainer:
                 self.journal.log_event(branches.EVENT, self.state.step, branches.origin(trunk, self.settings))
             if found is None:
                 self.journal.log_params(self.state.config)
+                self.journal.log_tags({DEVICE_TAG: device_name(self.device)})
             self.journal.flush()
 
     def _load(self, found: Checkpoint) -> None:

@@ -10,7 +10,7 @@ import pytest
 from adit_scale.config import StudyConfig
 from adit_scale.errors import DataError
 from adit_scale.evaluation.config import EvaluationConfig
-from launchers.graph import science
+from launchers.identity import science
 
 
 def of(kind: str, **changes: object) -> dict:

@@ -11,7 +11,7 @@ import pytest
 
 from adit_scale.atoms import CRYSTAL
 from adit_scale.evaluation.verdicts import Check, Verdicts
-from adit_scale.jobs.node import DONE, NodeFolder
+from adit_scale.jobs.node import DONE
 from adit_scale.jobs.report_pictures import draw_samples
 from adit_scale.scaling.study_data import Point
 
@@ -29,25 +29,24 @@ def judged(folder: Path, n: int) -> Path:
 
 
 @pytest.fixture
-def node(tmp_path) -> NodeFolder:
-    inputs = {f"evaluation/{label}": judged(tmp_path / label, 5) for label in SIZES}
-    inputs["reference/data"] = judged(tmp_path / "real", 9)
+def evaluations(tmp_path) -> dict[str, Path]:
+    judged(tmp_path / "real", 9)
     judged(tmp_path / "real" / "reconstructed", 7)
-    return NodeFolder(tmp_path, "report", "x", "", "study", inputs)
+    return {label: judged(tmp_path / label, 5) for label in SIZES}
 
 
 POINTS = [Point(label, label, n) for label, n in SIZES.items()]
 
 
-def test_the_ends_of_the_ladder_stand_against_the_data(node):
-    files = draw_samples(node, POINTS)
-    assert node.path / "report" / "figures" / "figures.html" in files
-    with (node.path / "report" / "figures" / "n_elements.csv").open() as stream:
+def test_the_ends_of_the_ladder_stand_against_the_data(evaluations, tmp_path):
+    files = draw_samples(POINTS, evaluations, tmp_path / "real", tmp_path / "samples")
+    assert tmp_path / "samples" / "figures.html" in files
+    with (tmp_path / "samples" / "n_elements.csv").open() as stream:
         trials = {row["series"]: row["trials"] for row in csv.DictReader(stream)}
     assert trials == {"real data, reconstructed": "7", "dit_32": "5", "dit_96": "5", "real data": "9"}
 
 
-def test_nodes_without_verdicts_are_passed_over(node):
-    for label in SIZES:
-        (node.inputs[f"evaluation/{label}"] / "verdicts-crystal.csv").unlink()
-    assert draw_samples(node, POINTS) == []
+def test_nodes_without_verdicts_are_passed_over(evaluations, tmp_path):
+    for folder in evaluations.values():
+        (folder / "verdicts-crystal.csv").unlink()
+    assert draw_samples(POINTS, evaluations, tmp_path / "real", tmp_path / "samples") == []

@@ -88,7 +88,7 @@ def test_mlflow_nests_the_jobs_under_the_study(runs):
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     assert parent.data.metrics["points_done"] == 2
     artifacts = [a.path for a in client.list_artifacts(parent.info.run_id, "report")]
-    assert {"report/report.html", "report/epochs.png", "report/figures"} <= set(artifacts)
+    assert {"report/report.html", "report/figures"} <= set(artifacts)
     evaluation = found["evaluation-dit_32"].info.run_id
     pictures = {a.path for a in client.list_artifacts(evaluation, "pictures")}
     assert {"pictures/gallery.html", "pictures/gallery.png", "pictures/figures.html"} <= pictures

@@ -11,7 +11,8 @@ from rich.console import Console
 from adit_scale.config import StudyConfig
 from adit_scale.scaling.config import SweepConfig
 from launchers.display import Display
-from launchers.graph import Graph, Node, freeze, node_id
+from launchers.graph import Graph, Node, freeze
+from launchers.identity import node_id
 from launchers.local import LocalRun
 
 # What a job does, by the first word of FOLDER/todo.txt; every run is counted in runs.txt.

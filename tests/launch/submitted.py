@@ -27,7 +27,7 @@ class Submitted:
             name = f"{kind} {label}".strip()
             place = folder / name.replace(" ", "-")
             place.mkdir(parents=True)
-            sources = {i: self.nodes[i].id for i in inputs}
+            sources = {i.replace(" ", "/"): self.nodes[i].id for i in inputs}
             more = {"optional_inputs": kind == "report", "steps": steps, "resources": resources}
             self.nodes[name] = NodeRecord(f"id-{name}", kind, label, place, sources, **more)
 
@@ -42,7 +42,7 @@ class Submitted:
 
     def node(self, name: str) -> NodeFolder:
         record = self.nodes[name]
-        inputs = {source: self.nodes[source].folder for source in record.inputs}
+        inputs = {source: self.nodes[source.replace("/", " ")].folder for source in record.inputs}
         return NodeFolder(
             record.folder, record.kind, record.id, record.label, "demo", inputs, record.optional_inputs
         )

@@ -12,7 +12,8 @@ from adit_scale.errors import ConfigError
 from adit_scale.scaling.config import SweepConfig
 from adit_scale.tracking.config import TrackingConfig
 from launchers.config import LauncherConfig, Resources
-from launchers.graph import Graph, Node, node_id, spread
+from launchers.graph import Graph, Node, spread
+from launchers.identity import node_id
 from launchers.slurm import Array, Submitter, dependency, plan_arrays
 
 SMALL, LARGE = Resources(), Resources(nodes=2, tasks_per_node=4)

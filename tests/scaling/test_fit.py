@@ -1,5 +1,7 @@
 """The law of a study: recovery, coverage, forms, held-out size, exclusions, real data."""
 
+# ruff: noqa: RUF001 (Greek letters in text for readers)
+
 from __future__ import annotations
 
 import csv
@@ -25,15 +27,17 @@ def test_planted_law_is_recovered_from_noisy_seeds():
     assert result.fit.law.scale == pytest.approx(8.0, rel=0.12)
     assert 0.25 in result.fit.exponent
     assert 0.30 in result.fit.offset
-    assert result.fit.noise.kind == "runs"
-    assert result.fit.noise.dof == 10
+    assert result.fit.noise.kind == "scatter"
+    assert result.fit.noise.dof == 12  # 15 runs, 3 parameters
     assert result.fit.noise.sigma == pytest.approx(0.001, rel=0.6)
 
 
 def test_same_seed_gives_the_same_intervals():
     points = simulated_points()
     assert fit_points(points, seed=3).to_json() == fit_points(points, seed=3).to_json()
-    assert fit_points(points, seed=3).fit.exponent != fit_points(points, seed=4).fit.exponent
+    first, second = (fit_points(points, seed=s).fit.estimates["alpha"] for s in (3, 4))
+    assert first.bootstrap != second.bootstrap
+    assert first.interval == second.interval  # a profile draws nothing
 
 
 @pytest.mark.parametrize(
@@ -45,19 +49,34 @@ def test_interval_of_the_exponent_covers_the_planted_one(seeds, form, offset):
     covered = 0
     for study in range(60):
         noise = 0.004 * np.random.default_rng(study).standard_normal(len(n))
-        fit = fit_law(n, (offset + 8.0 * n**-0.25) * np.exp(noise), form, bootstrap=200, seed=study)
+        fit = fit_law(n, (offset + 8.0 * n**-0.25) * np.exp(noise), form, bootstrap=0)
         covered += 0.25 in fit.exponent
     assert covered >= 51
 
 
-def test_small_offset_falls_back_to_the_power_law_and_says_so():
+def test_offset_that_may_be_zero_has_a_one_sided_interval_and_says_so():
+    """With E fixed at 0 the same runs would state an exponent several times surer than they can know."""
     result = fit_points(simulated_points(offset=0.0, noise=0.01, exponent=0.2))
     assert not result.identifiable
-    assert result.fit.form == "power"
-    assert result.fit.law.offset == 0.0
-    assert result.with_offset is not None
-    assert any("E is not identifiable" in w for w in result.warnings)
+    assert result.fit.form == "offset"
+    assert result.fit.offset.low == 0.0
+    assert result.fit.offset.high > 0.05
+    assert not result.fit.estimates["E"].identified
+    text = " | ".join(result.warnings)
+    assert "E is not identifiable: it cannot be told from 0 on this range" in text
+    assert "with E = 0, α is" in text
     assert 0.2 in result.fit.exponent
+    assert 0.2 in result.power.exponent
+    widths = [f.exponent.high - f.exponent.low for f in (result.fit, result.power)]
+    assert widths[0] > 3 * widths[1]
+
+
+def test_exponent_known_only_within_a_factor_of_two_is_not_told_apart_from_the_offset():
+    sizes = {str(n): int(n) for n in np.geomspace(5e5, 3e6, 6)}
+    result = fit_points(simulated_points(sizes, noise=0.006))
+    assert not result.fit.estimates["alpha"].identified
+    assert any("α and E cannot be told apart on this range" in w for w in result.warnings)
+    assert fit_points(simulated_points(noise=0.001, seeds=(0, 1))).fit.estimates["alpha"].identified
 
 
 def test_losses_that_do_not_fall_are_called_noise():
@@ -93,10 +112,17 @@ def test_known_seed_noise_narrows_the_interval_and_is_named():
     assert "0.002" in known.fit.noise.holds
     width = [f.fit.exponent.high - f.fit.exponent.low for f in (alone, known)]
     assert width[1] < width[0]
-    # Slope of least squares: sigma / sqrt(sum of squared log-size deviations), here LAD within a factor of 2.
+    # Slope of least squares: sigma / sqrt(sum of squared log-size deviations).
     x = np.log([90_000, 400_000, 2_000_000])
-    expected = 2 * 1.96 * 0.002 / math.sqrt(((x - x.mean()) ** 2).sum())
-    assert expected <= width[1] <= 2 * expected
+    expected = 2 * 1.959964 * 0.002 / math.sqrt(((x - x.mean()) ** 2).sum())
+    assert width[1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_seed_noise_that_the_runs_contradict_is_left_aside():
+    points = simulated_points(noise=0.01, seeds=(0, 1))
+    result = fit_points(points, seed_noise=0.001)
+    assert result.fit.noise.kind == "scatter"
+    assert result.fit.noise.sigma == pytest.approx(0.01, rel=0.5)
 
 
 def test_fewer_than_three_sizes_are_refused_in_one_line():
@@ -215,7 +241,10 @@ def test_real_language_model_ladder(shared):
     loss = np.array([float(r["c4_loss_final"]) for r in rows])
     assert len(rows) == 10
     fit = fit_law(n, loss, "power")
-    assert fit.noise.sigma == pytest.approx(3e-4, rel=0.5)  # reruns differ by a thousandth or less
+    # Reruns differ by 3e-4 and the line misses them by 5e-3: that counts as noise of the sizes.
+    assert fit.noise.kind == "misfit"
+    assert fit.misfit < 1e-4
+    assert fit.noise.sigma == pytest.approx(4.6e-3, rel=0.1)
     assert fit.law.exponent == pytest.approx(0.08, abs=0.01)
     assert fit.rms_log_residual < 0.01
     below = n < n.max()

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize, nnls
+from scipy.optimize import check_grad, minimize, nnls
 
-from adit_scale.scaling.laws import HUBER_DELTA, _nonnegative_pair, fit_laws, huber
+from adit_scale.scaling.laws import fit_laws, fit_surfaces, log_effective
+from adit_scale.scaling.solver import (
+    HUBER_DELTA,
+    huber,
+    log_law,
+    nonnegative_least_squares,
+    normal_equations,
+)
 
 N = np.geomspace(1e5, 3e7, 6)
 
@@ -59,13 +66,69 @@ def test_objective_matches_the_best_of_many_starts_of_another_optimiser():
         assert value * 1e6 <= best * (1 + 1e-6)
 
 
-def test_two_column_least_squares_matches_scipy_nnls():
+@pytest.mark.parametrize("columns", [2, 3])
+def test_least_squares_with_bounds_matches_scipy_nnls(columns):
     rng = np.random.default_rng(1)
-    u, v = rng.uniform(0.1, 2, (200, 5)), rng.uniform(0.1, 2, (200, 5))
-    first, second = _nonnegative_pair(u, v)
+    design = rng.uniform(0.1, 2, (200, columns, 4))
+    solution, _ = nonnegative_least_squares(design @ design.transpose(0, 2, 1), design.sum(axis=2))
+    bounded = 0
     for i in range(200):
-        expected, _ = nnls(np.stack([u[i], v[i]], axis=1), np.ones(5))
-        assert (first[i], second[i]) == pytest.approx(tuple(expected), abs=1e-9)
+        expected, _ = nnls(design[i].T, np.ones(4))
+        assert solution[i] == pytest.approx(expected, abs=1e-8)
+        bounded += (expected == 0).any()
+    assert 20 < bounded < 200  # both kinds occur
+
+
+@pytest.mark.parametrize("delta", [1e-3, np.inf])
+def test_gradient_matches_finite_differences(delta):
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-2, 2, (2, 12))
+    target = rng.uniform(-0.5, 0.5, (1, 12))
+    theta = np.array([-1.0, -0.5, 0.3, -1.4, 0.4])
+
+    def objective(t):
+        return huber(log_law(t[None], x) - target, delta).sum()
+
+    def gradient(t):
+        return normal_equations(t[None], x, target, delta)[0][0]
+
+    error = check_grad(objective, gradient, theta)
+    assert error < 1e-5 * np.linalg.norm(gradient(theta))
+
+
+SURFACES = [(0.3, 8.0, 0.25, 30.0, 0.3), (1.69, 406.4, 0.34, 410.7, 0.28), (0.05, 3.0, 0.12, 4.0, 0.15)]
+
+
+@pytest.mark.parametrize("planted", SURFACES)
+def test_planted_surface_is_recovered_without_noise(planted):
+    offset, scale, alpha, data_scale, beta = planted
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e5, 2e7, 6), np.geomspace(1e7, 2e8, 5)))
+    found = fit_surfaces(n, d, np.log(offset + scale * n**-alpha + data_scale * d**-beta))
+    values = [
+        v[0] for v in (found.offset, found.scale(0), found.exponent(0), found.scale(1), found.exponent(1))
+    ]
+    assert values == pytest.approx(planted, rel=2e-4)
+
+
+def test_repeats_are_recovered_without_noise():
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e5, 2e7, 5), np.geomspace(1e7, 1e9, 7)))
+    unique = np.full(len(n), 3e7)
+    loss = 0.3 + 8 * n**-0.25 + 30 * np.exp(-0.3 * log_effective(d, unique, 6.0))
+    found = fit_surfaces(n, d, np.log(loss), unique=unique)
+    assert found.log_r_star is not None
+    assert np.exp(found.log_r_star[0]) == pytest.approx(6.0, rel=0.02)
+    assert found.exponent(1)[0] == pytest.approx(0.3, rel=0.02)
+    assert found.predict(n, d, unique)[0] == pytest.approx(loss, rel=1e-4)
+
+
+def test_effective_data_is_all_data_at_first_and_saturates():
+    """Muennighoff et al. (arXiv 2305.16264): U + U R* (1 - exp(-(D/U - 1)/R*)) beyond one epoch."""
+    unique = np.array([1e6])
+    assert np.exp(log_effective(np.array([4e5]), unique, 5.0)) == pytest.approx([4e5])
+    expected = 1e6 + 1e6 * 5 * (1 - np.exp(-3 / 5))
+    assert np.exp(log_effective(np.array([4e6]), unique, 5.0)) == pytest.approx([expected])
+    assert np.exp(log_effective(np.array([1e12]), unique, 5.0)) == pytest.approx([6e6])
+    assert np.exp(log_effective(np.array([4e6]), unique, 1e9)) == pytest.approx([4e6], rel=1e-6)
 
 
 def test_rows_do_not_depend_on_each_other():

@@ -106,3 +106,20 @@ def test_damage_is_named(tmp_path):
     journal.path.write_bytes(content.replace(b'"step":1', b'"step":x'))
     with pytest.raises(DataError, match="line 3: damaged"):
         read_increment(journal.path, Mark(), {})
+
+
+def test_cumulative_flops_come_with_their_logarithm(tmp_path):
+    """MLflow draws no logarithmic axis over a metric."""
+    with Journal(tmp_path) as journal:
+        journal.log_metrics(0, {"train/flops_cum": 0.0})
+        journal.log_metrics(1, {"train/flops_cum": 1000.0, "train/flops_total_cum": 1e4, "train/loss": 2.0})
+    increment = read_increment(journal.path, Mark(), {})
+    found = {(point.key, point.step): point.value for point in increment.points}
+    assert found == {
+        ("train/flops_cum", 0): 0.0,
+        ("train/flops_cum", 1): 1000.0,
+        ("train/flops_total_cum", 1): 1e4,
+        ("train/loss", 1): 2.0,
+        ("train/log10_flops_cum", 1): pytest.approx(3.0),
+        ("train/log10_flops_total_cum", 1): pytest.approx(4.0),
+    }
