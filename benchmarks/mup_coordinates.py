@@ -1,4 +1,4 @@
-"""Claim: under muP activations keep their size at every width, and wide networks train at the base's rates.
+"""Claim: under muP activations keep their size at every width, and wide networks bear larger rates.
 
     python benchmarks/mup_coordinates.py
 

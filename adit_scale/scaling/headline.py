@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from adit_scale.evaluation.statistics import WITHIN_NOISE
+from adit_scale.scaling.atom_cost import AtomCost
 from adit_scale.scaling.fit import ScalingFit
 from adit_scale.scaling.resampling import tails
-from adit_scale.scaling.results import Array, Estimate, Interval, ModelCost, SurfaceFit
+from adit_scale.scaling.results import Array, Estimate, Interval, SurfaceFit
 from adit_scale.scaling.study_data import Point
 from adit_scale.scaling.study_fit import StudyFit
 from adit_scale.scaling.table import TABLE_RATES, by_size, loss_text, parameters
@@ -21,6 +22,8 @@ GROWTH = 10.0  # of compute
 CONFIDENCE = 0.95
 # The optimum is looked for from a tenth of the smallest size to a hundred times the largest.
 BELOW, ABOVE, GRID = 0.1, 100.0, 1500
+# An optimum this many times beyond the largest run is said to lie outside what was run.
+FAR = 2.0
 # An interval of dlogN/dlogC as wide as this tells neither parameters from data nor both from either.
 TOO_WIDE = 0.6
 DESIGNS = "sweep=isoflop or sweep=chinchilla would tell"
@@ -31,7 +34,8 @@ class Outlook:
     """From flops to ten times as many (C_total). change: of the loss, as a share; below 0 it falls.
 
     n_growth, d_growth: of the compute-optimal size and data; None where D did not vary. loss_ten: with the
-    interval of the law; where D is fixed, that of one more run.
+    interval of the law; where D is fixed, that of one more run. beyond: how far the optimum at ten times the
+    compute lies outside the runs, in words; empty inside them.
     """
 
     flops: float
@@ -40,6 +44,7 @@ class Outlook:
     change: Estimate
     n_growth: Estimate | None = None
     d_growth: Estimate | None = None
+    beyond: str = ""
 
 
 def outlook(study: StudyFit) -> Outlook | None:
@@ -56,6 +61,8 @@ def headline(study: StudyFit) -> str:
     ahead = outlook(study)
     if study.surface is not None and ahead is not None:
         sentences = [_change_sentence(ahead, "split as is best"), _split_sentence(study.surface, ahead)]
+        if ahead.beyond:
+            sentences.append(f"that extrapolates: {ahead.beyond}")
     elif study.size_law is not None:
         sentences = [_isoflop_sentence(study), _law_sentence(study.size_law)]
         if ahead is not None and _falls(study.size_law):
@@ -73,7 +80,7 @@ def _surface_outlook(fit: SurfaceFit, study: StudyFit) -> Outlook:
     used = _used(study)
     flops = max(p.flops_total for p in used)
     n = _size_grid(used)
-    cost = atom_cost(study.costs, n)
+    cost = AtomCost(study.costs)(n)
     budgets = (flops, GROWTH * flops)
     losses = [fit.law(n, budget / cost) for budget in budgets]
     draws = [draw for b in budgets if (draw := fit.law.draws(n, b / cost)) is not None]
@@ -83,7 +90,23 @@ def _surface_outlook(fit: SurfaceFit, study: StudyFit) -> Outlook:
         low, high = (draw.min(axis=1) for draw in draws)
         loss_ten, change = _quantiles(high), _quantiles(high / low - 1)
     n_growth, d_growth = _growth(n, cost, losses, draws)
-    return Outlook(flops, now, Estimate(ten, loss_ten), Estimate(ten / now - 1, change), n_growth, d_growth)
+    best = int(losses[1].argmin())
+    beyond = _beyond(float(n[best]), float(budgets[1] / cost[best]), used)
+    change_by = Estimate(ten / now - 1, change)
+    return Outlook(flops, now, Estimate(ten, loss_ten), change_by, n_growth, d_growth, beyond)
+
+
+def _beyond(n: float, d: float, used: Sequence[Point]) -> str:
+    """What of an optimum (N, D) no run came near to; a law of fresh data says nothing of many epochs."""
+    largest_n, largest_d = (max(getattr(p, key) for p in used) for key in ("n_parameters", "atoms_seen"))
+    parts = []
+    if n > FAR * largest_n:
+        parts.append(f"the size is {n / largest_n:.2g} times the largest here")
+    if d > FAR * largest_d:
+        unique = max(p.unique_atoms for p in used)
+        epochs = f" ({d / unique:,.0f} epochs of these data)" if unique and d > unique else ""
+        parts.append(f"the data are {d / largest_d:.2g} times what any run saw{epochs}")
+    return " and ".join(parts)
 
 
 def _growth(
@@ -112,7 +135,7 @@ def _size_outlook(fit: ScalingFit, study: StudyFit) -> Outlook | None:
     """Ten times the compute of the largest run as a larger model on the same data."""
     largest = max(fit.used, key=lambda p: p.n_parameters)
     n = np.geomspace(largest.n_parameters, ABOVE * largest.n_parameters, GRID)
-    cost = atom_cost(study.costs, n)
+    cost = AtomCost(study.costs)(n)
     if cost[-1] < GROWTH * cost[0]:
         return None
     n_ten = float(np.exp(np.interp(np.log(GROWTH * cost[0]), np.log(cost), np.log(n))))
@@ -120,19 +143,6 @@ def _size_outlook(fit: ScalingFit, study: StudyFit) -> Outlook | None:
     ten, interval = fit.fit.predict(n_ten)
     change = None if interval is None else Interval(interval.low / now - 1, interval.high / now - 1)
     return Outlook(largest.flops_total, now, Estimate(ten, interval), Estimate(ten / now - 1, change))
-
-
-def atom_cost(costs: Sequence[ModelCost], n: Array | float) -> Array:
-    """Training FLOPs (C_total) a real atom at n parameters: log-log between the measured sizes, and beyond
-    them along the last slope, which below is at least 0 and above at most 1 (a matrix product's)."""
-    ordered = sorted(costs, key=lambda c: c.n_parameters)
-    x = np.log([c.n_parameters for c in ordered])
-    y = np.log([c.flops_total_an_atom for c in ordered])
-    at = np.log(np.asarray(n, dtype=float))
-    slope = float(np.clip((y[-1] - y[-2]) / (x[-1] - x[-2]), 0, 1)) if len(x) > 1 else 1.0
-    first = float(np.clip((y[1] - y[0]) / (x[1] - x[0]), 0, 1)) if len(x) > 1 else 1.0
-    inside = np.interp(at, x, y)
-    return np.exp(inside + np.maximum(at - x[-1], 0) * slope + np.minimum(at - x[0], 0) * first)
 
 
 def _change_sentence(ahead: Outlook, how: str) -> str:
