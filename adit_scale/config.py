@@ -25,9 +25,6 @@ from adit_scale.scaling.config import BudgetConfig, ScaleConfig, SweepConfig
 from adit_scale.tracking.config import TrackingConfig
 from adit_scale.training.config import AutoencoderStageConfig, DiffusionStageConfig, ParallelConfig
 
-# Groups that say where and how a run is computed but not what; they stand outside a point's identity.
-OPERATIONAL_GROUPS = ("launcher", "parallel", "tracking", "runs", "budget", "scale")
-
 
 @dataclass
 class StudyConfig:

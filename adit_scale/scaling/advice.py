@@ -1,7 +1,8 @@
 """What to train with a budget: the least loss on a study's surface L(N, D) along C_total(N, D) = budget.
 
 Everything here is read off the fitted law. Intervals of losses are the law's own, those of sizes, data and
-differences are of its bootstrap, each resampled study with an optimum of its own. Two sizes are compared draw by draw, so that an error they share does not blur them.
+differences are of its bootstrap, each resampled study with an optimum of its own. Two sizes are compared draw
+by draw, so that an error they share does not blur them.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ def test_an_optimum_outside_the_runs_is_said_to_be():
     d = 10 * flops / float(COST(best(10 * flops)[0]))
     assert d > 2 * points[0].atoms_seen
     said = re.fullmatch(r"the data are (\S+) times what any run saw \((\S+) epochs of .*\)", ahead.beyond)
+    assert said is not None
     assert float(said[1]) == pytest.approx(d / points[0].atoms_seen, rel=0.05)
     assert float(said[2]) == pytest.approx(d / 1e6, rel=0.02)
     assert f"That extrapolates: {ahead.beyond}." in headline(study)
