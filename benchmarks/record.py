@@ -31,8 +31,8 @@ def record(benchmark: str, packages: Sequence[str], rows: Sequence[dict[str, Any
 def row(
     what: str, value: float, baseline: str, baseline_value: float, unit: str, **more: Any
 ) -> dict[str, Any]:
-    """One measured number beside the named baseline of the same run."""
-    ratio = value / baseline_value
+    """One measured number beside the named baseline of the same run; no ratio to a baseline of 0."""
+    ratio = value / baseline_value if baseline_value else None
     return {"what": what, "value": value, "baseline": baseline, "baseline_value": baseline_value,
             "unit": unit, "ratio": ratio, **more}  # fmt: skip
 

@@ -47,6 +47,7 @@ EXPECTED = {
     "data_parsing_crystals-mpts52_val": "reading crystals of up to 52 atoms, one core",
     "data_build": "building shards",
     "fit_coverage": "coverage of the fit's 95% intervals",
+    "fit_comparison": "least squares and L-BFGS against the fit, 200 simulated studies",
     "advice_coverage": "coverage of an advice's 95% intervals",
     "mup_coordinates": "muP against the standard parametrization, CPU",
     "training_step_gpu-dit_s": "training step on one GPU, DiT-S, bf16, FlashAttention on packed sets",
@@ -55,7 +56,7 @@ EXPECTED = {
 }
 
 # Of results with many rows of one kind, the least alone stands in the table.
-LEAST = ("data_packing",)
+LEAST = ("data_packing", "fit_coverage")
 # Rows that need their benchmark's title to be understood.
 TITLED = ("data_amplification", "data_order", "data_build")
 
@@ -85,9 +86,8 @@ def _row_line(row: dict[str, Any], run: int) -> str:
     unit = f" {row['unit']}" if row["unit"] else ""
     baseline = f"{row['baseline']}: {_number(row['baseline_value'])}{unit}"
     spread = " ({:.2f} to {:.2f})".format(*row["ratio_range"]) if "ratio_range" in row else ""
-    return (
-        f"| {row['what']} | {_number(row['value'])}{unit} | {baseline} | {row['ratio']:.2f}{spread} | {run} |"
-    )
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    return f"| {row['what']} | {_number(row['value'])}{unit} | {baseline} | {ratio}{spread} | {run} |"
 
 
 def _run_line(number: int, result: dict[str, Any]) -> str:
@@ -99,7 +99,9 @@ def _run_line(number: int, result: dict[str, Any]) -> str:
     )
 
 
-def _number(value: float) -> str:
+def _number(value: float | str) -> str:
+    if isinstance(value, str):  # of a baseline without a finite number
+        return value
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from adit_scale.scaling.solver import Array, Labels
 
 # Ratio of the variance of a run's mean to that of independent points: range searched.
 RATIOS = np.geomspace(0.03, 1e4, 100)
 LACK_OF_FIT_P = 0.01
+# Shares of runs' means in a variance, at which quantiles of the sum of two Student's t are tabled.
+SHARES = np.append(1e-9, np.linspace(0.0, 1.0, 33)[1:] ** 2)
 
 
 @dataclass(frozen=True)
@@ -82,23 +84,48 @@ class Covariance:
     ) -> float:
         """How often its variance gradient·θ̂ (and the mean of n_runs new runs) may lie off, squared.
 
-        Student's t² where one variance counts. Else the two parts of the variance, of runs' means and of
-        points within runs, are each taken by its own t² and added (Graybill & Wang 1980): with a single
-        degree of freedom between runs their variance may come out near 0, which must not lend it the points'
-        certainty.
+        Student's t² where one variance counts. Else the error is the sum of two parts, of runs' means and of
+        points within runs, each Student's t with its own degrees of freedom (Behrens-Fisher; Fisher 1935):
+        with one degree of freedom between runs their variance may come out near 0, and must not then
+        borrow the certainty of the points.
         """
-        squares = [float(stats.t.ppf(0.5 + confidence / 2, v)) ** 2 for v in self.freedoms]
         if not self.shared:
-            return squares[0]
+            return float(stats.t.ppf(0.5 + confidence / 2, self.freedoms[0])) ** 2
         inverse = np.linalg.inv(self.matrix())
         spread = np.linalg.pinv(jacobian.T @ inverse @ jacobian, rcond=1e-13)
         image = inverse @ jacobian @ spread @ gradient
         of_point, of_run = np.array([image @ image, image @ self.together @ image]) + self._shares(n_runs)
-        share = of_run / self._points_a_run
+        means = of_run / self._points_a_run
         mean = self.point + self._points_a_run * self.run
-        parts = np.array([share * mean, (of_point - share) * self.point])
+        parts = np.array([means * mean, (of_point - means) * self.point])
         parts = np.maximum(parts, 0.0)
-        return float(parts @ squares / max(parts.sum(), 1e-300))
+        share = float(parts[0] / max(parts.sum(), 1e-300))
+        return float(np.interp(share, SHARES, self._quantiles(confidence)))
+
+    def _quantiles(self, confidence: float) -> Array:
+        if confidence not in self._tables:
+            self._tables[confidence] = sum_of_students(*self.freedoms, confidence) ** 2
+        return self._tables[confidence]
+
+    @cached_property
+    def _tables(self) -> dict[float, Array]:
+        return {}
+
+
+def sum_of_students(first_dof: float, second_dof: float, confidence: float) -> Array:
+    """Two-sided quantiles of sqrt(w)·t_first + sqrt(1 - w)·t_second at the shares w of SHARES."""
+    nodes = stats.t.ppf((np.arange(200) + 0.5) / 200, second_dof)
+    low, high = (
+        np.zeros(len(SHARES)),
+        np.full(len(SHARES), 2.0 * stats.t.ppf(0.5 + confidence / 2, first_dof) + 20),
+    )
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        first = (middle[:, None] - np.sqrt(1.0 - SHARES)[:, None] * nodes) / np.sqrt(SHARES)[:, None]
+        below = special.stdtr(first_dof, first).mean(axis=1) < 0.5 + confidence / 2
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    middle[0] = stats.t.ppf(0.5 + confidence / 2, second_dof)
+    return middle
 
 
 def independent(residual: Array, jacobian: Array) -> Covariance | None:
