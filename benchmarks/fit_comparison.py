@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -203,13 +204,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result")
     arguments = parser.parse_args()
-    with ProcessPoolExecutor(arguments.jobs) as pool:
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
         outcomes = list(pool.map(partial(study, arguments.seed), range(arguments.studies), chunksize=5))
     rows = [*rows_of(outcomes), speed()]
     write("fit_comparison", record("fit_comparison", ["numpy", "scipy"], rows), arguments.out)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the workers: their matrices are small
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the workers, which start anew: small matrices
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     main()

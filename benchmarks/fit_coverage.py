@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result")
     arguments = parser.parse_args()
     rows = []
-    with ProcessPoolExecutor(arguments.jobs) as pool:
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
         for design in DESIGNS:
             if arguments.designs not in design.name:
                 continue
@@ -140,6 +141,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the workers: their matrices are small
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the workers, which start anew: small matrices
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     main()
