@@ -149,7 +149,7 @@ def _estimates(
 ) -> dict[str, Estimate]:
     boot: dict[str, Interval | None] = dict.fromkeys(("E", "A", "alpha"))
     if draws is not None:
-        columns = {"E": draws.offset, "A": draws.scale, "alpha": draws.exponent}
+        columns = {"E": without_traces(draws.offset, lowest), "A": draws.scale, "alpha": draws.exponent}
         boot = {name: Interval(*interval_of(values, confidence)) for name, values in columns.items()}
     if isinstance(inference, StraightLine):
         known = inference.covariance is not None
@@ -166,10 +166,17 @@ def _estimates(
     scale, offset = inference.coefficient(0, inference.reference[0]), inference.offset()
     firm = told_apart(ends)
     return {
-        "E": Estimate(law.offset, offset, boot["E"], above_zero(offset, lowest)),
+        "E": Estimate(
+            float(without_traces(np.array(law.offset), lowest)), offset, boot["E"], above_zero(offset, lowest)
+        ),
         "A": Estimate(law.scale, scale, boot["A"], firm),
         "alpha": Estimate(law.exponent, Interval(ends[0].value, ends[1].value), boot["alpha"], firm),
     }
+
+
+def without_traces(offset: Array, lowest: float) -> Array:
+    """E, 0 where the solver, which works on log E, only came near it. lowest: the smallest loss."""
+    return np.where(offset < 1e-4 * lowest, 0.0, offset)
 
 
 def above_zero(offset: Interval, lowest: float) -> bool:

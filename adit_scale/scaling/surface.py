@@ -24,7 +24,7 @@ from adit_scale.scaling.noise import LACK_OF_FIT_P
 from adit_scale.scaling.profile import Side
 from adit_scale.scaling.resampling import describe, draw, interval_of
 from adit_scale.scaling.results import Estimate, HeldOut, Interval, SurfaceFit
-from adit_scale.scaling.size_law import THIN_DOF, above_zero, identifiability, told_apart
+from adit_scale.scaling.size_law import THIN_DOF, above_zero, identifiability, told_apart, without_traces
 from adit_scale.scaling.solver import HUBER_DELTA, Array, Labels
 from adit_scale.scaling.study_data import Point
 
@@ -264,10 +264,10 @@ def _infer(table: Table, confidence: float, seed_noise: float | None) -> tuple[I
 def _estimates(
     best: SurfaceDraws, resampled: SurfaceDraws | None, inference: Inference, lowest: float, confidence: float
 ) -> dict[str, Estimate]:
-    values = _columns(best)
+    values = _columns(best, lowest)
     if inference.covariance is None:
         return {name: Estimate(float(v[0])) for name, v in values.items()}
-    boot = {} if resampled is None else _columns(resampled)
+    boot = {} if resampled is None else _columns(resampled, lowest)
     alpha, beta, share = inference.exponent(0), inference.exponent(1), inference.exponent_share()
     firm = told_apart(alpha), told_apart(beta)
     offset = inference.offset()
@@ -293,10 +293,16 @@ def _estimates(
     }
 
 
-def _columns(fits: SurfaceDraws) -> dict[str, Array]:
+def _columns(fits: SurfaceDraws, lowest: float) -> dict[str, Array]:
     alpha, beta = fits.exponent(0), fits.exponent(1)
     share = beta / (alpha + beta)
-    columns = {"E": fits.offset, "A": fits.scale(0), "alpha": alpha, "B": fits.scale(1), "beta": beta}
+    columns = {
+        "E": without_traces(fits.offset, lowest),
+        "A": fits.scale(0),
+        "alpha": alpha,
+        "B": fits.scale(1),
+        "beta": beta,
+    }
     columns |= {"n_exponent": share, "d_exponent": 1.0 - share}
     return columns if fits.log_r_star is None else {**columns, "r_star": np.exp(fits.log_r_star)}
 

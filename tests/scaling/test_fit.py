@@ -60,6 +60,7 @@ def test_offset_that_may_be_zero_has_a_one_sided_interval_and_says_so():
     assert not result.identifiable
     assert result.fit.form == "offset"
     assert result.fit.offset.low == 0.0
+    assert result.fit.estimates["E"].bootstrap.low == 0.0
     assert result.fit.offset.high > 0.05
     assert not result.fit.estimates["E"].identified
     text = " | ".join(result.warnings)
