@@ -174,11 +174,11 @@ def test_quoted_values_stay_text():
 
 MISTAKES = {
     "sweep=scalling": "sweep=scalling: no such choice (did you mean scaling?); "
-    "expected one of scaling, scaling_demo",
+    "expected one of autoencoder, chinchilla, isoflop, lr, sampling, scaling, scaling_demo, seeds, transfer",
     "diffusion.stepz=3": "diffusion.stepz=3: no such setting; diffusion has steps, atom_budget, optim,",
     "diffusionn.steps=3": "the root has seed, runs, data,",
     "launcher.paralel=3": "launcher has kind, parallel,",
-    "model/denoiser=dit_z": "expected one of dit_128, dit_192,",
+    "model/denoiser=dit_z": "expected one of dit_128, dit_160, dit_192,",
     "modell/denoiser=dit_s": "no such group (did you mean model/denoiser?)",
     "diffusion.steps=abc": "diffusion.steps=abc: Value 'abc' of type 'str' could not be converted to Integer",
     "data.repeat.qm9=2": "to add an entry to data.repeat, write +data.repeat.qm9=2",
