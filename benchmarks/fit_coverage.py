@@ -97,7 +97,11 @@ def rows_of(design: Design, outcomes: Iterable[Outcome], seconds: float, n_studi
     for name, values in gathered.items():
         stated, boot, width = np.array(values).T
         boot = boot[np.isfinite(boot)]
-        more = {"median_width": float(np.median(width)), "studies": n_studies, "seconds_a_study": seconds}
+        more: dict[str, float | str] = {
+            "median_width": float(np.median(width)),
+            "studies": n_studies,
+            "seconds_a_study": seconds,
+        }
         if design.note:
             more["note"] = design.note
         what = f"coverage at 95% of {name}: {design.name}"

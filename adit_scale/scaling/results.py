@@ -267,4 +267,3 @@ class Exclusion:
 
     label: str
     reason: str
-
