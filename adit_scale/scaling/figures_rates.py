@@ -233,11 +233,7 @@ def links(fit: StudyFit, ceilings: Ceilings) -> Chart | None:
     panels = [_link_panel(fit.links[m], runs, ceilings) for m in order[:MOST_LINKS]]
     if not panels:
         return None
-    notes = [
-        f"{full_name(m)}: half of its ceiling at L = {fit.links[m].midpoint.value:.3g}"
-        + (f"; {fit.links[m].note}" if fit.links[m].note else "")
-        for m in order[:MOST_LINKS]
-    ]
+    notes = [f"{full_name(m)}: {_link_note(fit.links[m])}" for m in order[:MOST_LINKS]]
     if len(order) > MOST_LINKS:
         notes.append(f"not drawn: {', '.join(order[MOST_LINKS:])}")
     caption = (
@@ -246,6 +242,12 @@ def links(fit: StudyFit, ceilings: Ceilings) -> Chart | None:
         "their samples. Dashed: the ceiling, what real data score after the autoencoder."
     )
     return Chart("loss_and_rates", "Loss against validity", panels, caption, notes=notes)
+
+
+def _link_note(link: LossLink) -> str:
+    """Where the rate is half of its ceiling, unless it does not rise as the loss falls."""
+    half = f"half of its ceiling at L = {link.midpoint.value:.3g}" if link.midpoint.identified else ""
+    return "; ".join(part for part in (half, link.note) if part)
 
 
 def _link_panel(link: LossLink, runs: Sequence[Point], ceilings: Ceilings) -> Panel:

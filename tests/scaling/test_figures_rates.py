@@ -13,7 +13,8 @@ import pytest
 from adit_scale.evaluation.statistics import Rate
 from adit_scale.scaling.charts import Band, Bars, Chart, Line, Marks, Rule
 from adit_scale.scaling.figures import FIGURES
-from adit_scale.scaling.results import Interval
+from adit_scale.scaling.figures_rates import _link_note
+from adit_scale.scaling.results import Estimate, Interval, LossLink
 from adit_scale.scaling.table import RECONSTRUCTION_ROW, REFERENCE_ROW
 from tests.scaling.planted import empty_fit, items, planted_study, values
 from tests.scaling.simulated import (
@@ -187,3 +188,13 @@ def test_autoencoders_beside_their_ceilings(study, charts):
     panel = BUILD["autoencoders"](study, own).panels[0]
     (real,) = [m for m in items(panel, Marks) if not m.filled]
     assert (list(real.y), real.low[0]) == ([0.95], Rate(95, 100).interval[0])
+
+
+def test_a_rate_that_does_not_rise_has_no_midpoint_in_the_notes():
+    """As validity that did not follow the loss: its note said ``half of its ceiling at L = nan``."""
+    nowhere = Estimate(float("nan"), identified=False)
+    curve = (np.array([1.0, 2.0]),) * 4
+    link = LossLink("crystal/validity", 0.9, nowhere, nowhere, 1.0, curve, 3, "no rise of the rate")
+    assert _link_note(link) == "no rise of the rate"
+    risen = dataclasses.replace(link, midpoint=Estimate(1.234, Interval(1.1, 1.3)), note="")
+    assert _link_note(risen) == "half of its ceiling at L = 1.23"
