@@ -55,13 +55,11 @@ class AdviseWords:
     @staticmethod
     def parse(words: Sequence[str]) -> AdviseWords:
         """From ``key=value`` words. Raises ConfigError in one line."""
-        from adit_scale.jobs.sample_words import key_values
+        from adit_scale.jobs.sample_words import key_values, study_folders
         from adit_scale.scaling.advice_budget import bf16_peak
 
         said = key_values(["json=true" if w in ("json", "--json") else w for w in words], KEYS, "adit advise")
-        folders = [word for word in said.get("study", "").split(",") if word]
-        if not folders:
-            raise ConfigError("study is missing; expected study=FOLDER, the folder RUNS/STUDY of a study")
+        folders = study_folders(said)
         if not {"gpu_hours", "loss"} & set(said):
             raise ConfigError("gpu_hours is missing; expected gpu_hours=N, or loss=X for what that needs")
         if "gpu" not in said:

@@ -60,12 +60,10 @@ class ReportWords:
     @staticmethod
     def parse(words: Sequence[str]) -> ReportWords:
         """From ``key=value`` words. Raises ConfigError in one line."""
-        from adit_scale.jobs.sample_words import key_values, whole_number
+        from adit_scale.jobs.sample_words import key_values, study_folders, whole_number
 
         said = key_values(words, KEYS, "adit report")
-        folders = [word for word in said.get("study", "").split(",") if word]
-        if not folders:
-            raise ConfigError("study is missing; expected study=FOLDER, the folder RUNS/STUDY of a study")
+        folders = study_folders(said)
         if not said.get("out"):
             raise ConfigError("out is missing; expected out=FOLDER for the report")
         twice = [folder for folder in folders if folders.count(folder) > 1]

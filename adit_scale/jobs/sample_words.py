@@ -103,6 +103,14 @@ def key_values(words: Sequence[str], known: Sequence[str], command: str) -> dict
     return said
 
 
+def study_folders(said: Mapping[str, str]) -> list[str]:
+    """The folders of ``study=FOLDER,FOLDER``. Raises ConfigError where there is none."""
+    folders = [word for word in said.get("study", "").split(",") if word]
+    if not folders:
+        raise ConfigError("study is missing; expected study=FOLDER, the folder RUNS/STUDY of a study")
+    return folders
+
+
 def whole_number(key: str, text: str, low: int) -> int:
     """Raises ConfigError for anything else than digits (with or without _), and below ``low``."""
     digits = text.replace("_", "")
