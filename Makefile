@@ -24,7 +24,7 @@ dev-cluster:
 	launchers/dev_cluster/up.sh
 
 lint: setup
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 
 import pytest
-from adit_scale.scaling.surface import fit_surface
 
 from adit_scale.scaling.study_data import Point
+from adit_scale.scaling.surface import fit_surface
 
 LARGEST_FITTED = 1_300_000_000
 
