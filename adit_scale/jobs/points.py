@@ -192,6 +192,7 @@ class _Reader:
         curve = loss_curve(records)
         done = (folder / DONE).is_file()
         sampling = self._sampling(evaluation)
+        devices = devices_of(records, config.parallel.world_size)
         return Point(
             label=label,
             size=shape.name,
@@ -223,11 +224,11 @@ class _Reader:
             guidance=sampling.sampling.guidance_scale if sampling else math.nan,
             solver=sampling.sampling.solver if sampling else "",
             gpu_hours=used.rank_hours,
-            planned_gpu_hours=planned_gpu_hours(config, shown),
+            planned_gpu_hours=planned_gpu_hours(config, shown, devices),
             restarts=used.restarts,
             atoms_per_s=median_of(records, "atoms_per_s"),
             mfu=median_of(records, "mfu"),
-            devices=devices_of(records, config.parallel.world_size),
+            devices=devices,
             leakage=_leakage(self.inputs.get(f"reference/{label}")),
             **optimiser(config, records),
             **seen(records, config, shown),

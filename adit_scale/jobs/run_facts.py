@@ -73,11 +73,11 @@ def validation_grid(config: StudyConfig, shown: Shown | None) -> str:
     return hashlib.sha256(json.dumps(grid).encode()).hexdigest()[:12]
 
 
-def planned_gpu_hours(config: StudyConfig, shown: Shown | None) -> float:
+def planned_gpu_hours(config: StudyConfig, shown: Shown | None, devices: str) -> float:
     """GPU-hours by the study's budget (budget.gpu, budget.mfu), as `plan` reckons them; of a branch its own
-    steps alone."""
-    peak = find_peak(config.budget.gpu, "bf16")
-    if shown is None or peak is None:
+    steps alone. NaN for a run on devices of another peak than the budget's: its hours are none of those."""
+    peak, own = find_peak(config.budget.gpu, "bf16"), find_peak(devices, "bf16")
+    if shown is None or peak is None or own is None or own.flops_per_s != peak.flops_per_s:
         return math.nan
     stage = config.diffusion
     share = 1 - stage.optim.decay_from / stage.steps if stage.optim.schedule == "decay" else 1.0

@@ -56,7 +56,7 @@ FIGURES: tuple[Figure, ...] = (
            "runs that differ in seed alone (sweep=seeds)"),
     Figure("throughput", "Throughput and utilisation", figures_runs.throughput,
            "any run that logged its speed"),
-    Figure("cost", "Planned and used GPU-hours, restarts", figures_runs.cost,
+    Figure("cost", "Device hours planned and used, restarts", figures_runs.cost,
            "any run whose attempts were recorded"),
     Figure("sampling", "Sampling steps against quality", figures_rates.sampling,
            "one run sampled with several numbers of steps (sweep=sampling)"),

@@ -277,10 +277,10 @@ def throughput(fit: StudyFit, ceilings: Ceilings) -> Chart | None:
     if not runs:
         return None
     speed = Axis("throughput (atoms / s)", log=True)
-    panels = [Panel(SIZE, speed, _by_hardware(runs, lambda p: p.atoms_per_s), "throughput")]
+    panels = [Panel(SIZE, speed, _by_hardware(runs, lambda p: p.atoms_per_s, _speed_text), "throughput")]
     if any(positive(p.mfu) for p in runs):
         share = Axis("model FLOPs utilisation (MFU)", percent=True, low=0.0)
-        panels.append(Panel(SIZE, share, _by_hardware(runs, lambda p: p.mfu), "utilisation"))
+        panels.append(Panel(SIZE, share, _by_hardware(runs, lambda p: p.mfu, _speed_text), "utilisation"))
     caption = (
         "Median speed of each run, real atoms alone, over all its ranks. MFU: training FLOPs C over wall "
         "time and the peak of the hardware."
@@ -288,26 +288,37 @@ def throughput(fit: StudyFit, ceilings: Ceilings) -> Chart | None:
     return Chart("throughput", "Throughput and utilisation", panels, caption)
 
 
-def _by_hardware(runs: Sequence[Point], value: Callable[[Point], float]) -> list[Item]:
+def _speed_text(p: Point) -> str:
+    return f"{p.label}: {p.atoms_per_s:.4g} atoms/s, MFU {100 * p.mfu:.3g}%"
+
+
+def _hours_text(p: Point) -> str:
+    return f"{p.label}: {p.gpu_hours:.3g} device hours"
+
+
+def _by_hardware(
+    runs: Sequence[Point], value: Callable[[Point], float], describe_run: Callable[[Point], str]
+) -> list[Item]:
     hardware = sorted({p.devices or "unknown" for p in runs})
     items: list[Item] = []
     for i, name in enumerate(hardware):
         chosen = [p for p in runs if (p.devices or "unknown") == name and positive(value(p))]
         if chosen:
             x, y = [float(p.n_parameters) for p in chosen], [value(p) for p in chosen]
-            text = [f"{p.label}: {p.atoms_per_s:.4g} atoms/s, MFU {100 * p.mfu:.3g}%" for p in chosen]
+            text = [describe_run(p) for p in chosen]
             colour, mark = (BLUE, VERMILION, ORANGE, BLACK)[i % 4], SHAPES[i % len(SHAPES)]
             items.append(Marks(x, y, name, text=text, colour=colour, shape=mark, filled=False))
     return items
 
 
 def cost(fit: StudyFit, ceilings: Ceilings) -> Chart | None:
-    """GPU-hours used against planned, and restarts by size."""
+    """Device hours by size and hardware, used against planned, and restarts by size."""
     runs = [p for p in trained(fit.points) if positive(p.gpu_hours)]
     if not runs:
         return None
     sizes = sorted({p.n_parameters for p in runs})
-    panels = []
+    hours = Axis("device hours of a run", log=True)
+    panels = [Panel(SIZE, hours, _by_hardware(runs, lambda p: p.gpu_hours, _hours_text), "hours by size")]
     planned = [p for p in runs if positive(p.planned_gpu_hours)]
     if planned:
         first, used = Axis("GPU-hours planned", log=True), Axis("GPU-hours used", log=True)
@@ -320,20 +331,19 @@ def cost(fit: StudyFit, ceilings: Ceilings) -> Chart | None:
             [float(i) for i in range(len(sizes))], [float(r) for r in restarts], text=text, colour=ORANGE
         )
         panels.append(Panel(axis, Axis("restarts", low=0.0), [bars], "restarts, all runs of a size"))
-    if not panels:
-        return None
-    total = f"{sum(p.gpu_hours for p in runs):.3g} GPU-hours used by {len(runs)} runs"
+    total = f"{sum(p.gpu_hours for p in runs):.3g} device hours used by {len(runs)} runs"
     if planned:
         total += (
-            f"; where planned: {sum(p.gpu_hours for p in planned):.3g} used of "
+            f"; on the GPU of the plan: {sum(p.gpu_hours for p in planned):.3g} used of "
             f"{sum(p.planned_gpu_hours for p in planned):.3g} planned"
         )
     notes = [total, f"{sum(restarts)} restarts in all"]
     caption = (
-        "GPU-hours of every run over all its attempts (ranks times wall time), against the plan by C_total "
-        "and the study's budget; above the dashed line a run cost more than planned."
+        "Hours of every run over all its attempts: ranks times wall time, of GPUs or of processor ranks as "
+        "the hardware says. Runs on the GPU of the study's budget stand against the plan by C_total: above "
+        "the dashed line a run cost more than planned."
     )
-    return Chart("cost", "Planned and used GPU-hours, restarts", panels, caption, notes=notes)
+    return Chart("cost", "Device hours planned and used, restarts", panels, caption, notes=notes)
 
 
 def _used(planned: Sequence[Point], sizes: Sequence[float]) -> list[Item]:

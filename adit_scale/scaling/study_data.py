@@ -82,8 +82,8 @@ class Point:
     it then has in common with the joint run. domain_atoms, domain_sets: those it saw, by domain.
     autoencoder: width, latent, parameters. solver, sampling_steps, guidance: how its samples were drawn.
     gpu_hours: used, ranks times wall time over all attempts (of processor-only ranks on a machine without
-    GPU); planned_gpu_hours: by study.budget. restarts: attempts after the first. devices: what it ran on.
-    atoms_per_s: median over the run. mfu: 0 to 1. NaN where a number is not known.
+    GPU); planned_gpu_hours: by study.budget, of runs on its GPU. restarts: attempts after the first.
+    devices: what it ran on. atoms_per_s: median over the run. mfu: 0 to 1. NaN where a number is not known.
     leakage: by domain the share of held-out sets that stand in the training data; empty where not looked at.
     training_rates: by metric, rows (atoms seen, rate, lower, upper) of samples scored while it trained.
     status: one of STATUSES. note: why a point has no result, in a few words.

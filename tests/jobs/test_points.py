@@ -101,6 +101,13 @@ def test_used_and_planned_hours_and_restarts(folders: Folders, data: DataConfig)
     assert (point.atoms_per_s, point.mfu, point.devices) == (1250.0, 0.3, "2 x NVIDIA H200")
 
 
+def test_hours_planned_for_another_device_are_not_set_against_those_of_the_run(folders: Folders):
+    config = folders.config()
+    config.budget.gpu = "a100"
+    folders.add("dit_32", config)
+    assert math.isnan(one_point(folders).planned_gpu_hours)
+
+
 def test_shared_work_counts_once(folders: Folders):
     for label in ("a", "b"):
         folders.add(label, folders.config())
