@@ -6,7 +6,7 @@ PORT ?= 5000
 # The environment is made again only when what it is made from changes.
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 
-.PHONY: demo test test-slurm dev-cluster setup lint dashboard tracking-server
+.PHONY: demo test test-slurm dev-cluster setup lint dashboard tracking-server bench bench-gpu
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -18,6 +18,15 @@ test: setup
 # Whole studies on a real SLURM; on the dev cluster, which is started for them where it is not up.
 test-slurm: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm --durations=10
+
+# Measures this machine, in about a quarter of an hour, and remakes the tables of docs/benchmarks.md.
+# ONLY=NAME for one, LONG=1 for those left out, LIST=1 to see them all. On a quiet machine.
+bench: setup
+	$(BIN)/python benchmarks/suite.py $(if $(LIST),--list) $(if $(LONG),--long) $(if $(ONLY),--only $(ONLY))
+
+# All that needs a GPU; PARTS=check,step,... for some of it (benchmarks/gpu.py).
+bench-gpu: setup
+	$(BIN)/python benchmarks/suite.py --gpu $(if $(PARTS),--parts $(PARTS))
 
 # A SLURM of two nodes on this machine, to try the launcher; launchers/dev_cluster/down.sh stops it.
 dev-cluster:
@@ -45,10 +54,12 @@ tracking-server: setup
 
 setup: $(STAMP)
 
+# Compiled on all cores behind pip, which would use one; a file that is no Python of this version harms nobody.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or later is needed, this is " + sys.version.split()[0] + "; set PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --no-compile "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') || true
 	rm -f $(VENV)/.ready-*
 	touch $@

@@ -63,12 +63,15 @@ def wrap(fractional: np.ndarray) -> np.ndarray:
 class PackedLayout:
     """Where each set of a flat batch lies: T atoms of S sets end to end, nothing between them.
 
-    offsets: ``(S+1,)`` int64, first atom of each set, then T.
+    offsets: ``(S+1,)`` int32, as attention's kernels take it: first atom of each set, then T.
     set_of_atom_t, index_in_set_t: ``(T,)`` int64.
     real_s, real_t: bool; False on the tail that fills fixed capacities (the tail is sets of its own, never
         part of a real one) and on the one dummy atom of an empty micro-batch.
-    groups: runs of neighbouring sets of equal size, as (atoms a set, number of sets), in order.
-    max_atoms: a bound on the size of a set, as a Python int that no kernel has to read from the device.
+    groups_s2: ``(S, 2)`` int64, always in the host's memory: runs of neighbouring sets of equal size as
+        (atoms a set, number of sets), in order, then rows of zeros. A tensor, so that compiled code does not
+        depend on the mix of sizes.
+    max_atoms: a bound on the size of a set, tail sets too, as a Python int that no kernel has to read from
+        the device. Compiled code is made for one bound.
     """
 
     offsets: Tensor
@@ -76,7 +79,7 @@ class PackedLayout:
     index_in_set_t: Tensor
     real_s: Tensor
     real_t: Tensor
-    groups: tuple[tuple[int, int], ...]
+    groups_s2: Tensor
     max_atoms: int
 
     @property
@@ -92,7 +95,7 @@ class PackedLayout:
     @property
     def sizes_s(self) -> Tensor:
         """Atoms of each set, ``(S,)`` int64."""
-        return self.offsets.diff()
+        return self.offsets.diff().long()
 
     @staticmethod
     def from_sizes(
@@ -104,9 +107,11 @@ class PackedLayout:
     ) -> PackedLayout:
         """Lay sets of the given sizes end to end, in the given order.
 
-        With capacities, T and S are exactly those: spare atoms form one tail set, or with ``tail_atoms`` as
-        many of at most that size (attention costs the square of a set), and spare sets are empty. Without
+        With capacities, T and S are exactly those: spare atoms form one tail set, or as many of at most
+        ``tail_atoms`` as it takes (attention costs the square of a set), and spare sets are empty. Without
         capacities, T and S are what the sizes need. No sizes at all give one dummy atom.
+        max_atoms: the least that the layout's bound may be; tail sets keep to it unless ``tail_atoms`` is
+        given.
         """
         real = np.asarray(sizes, dtype=np.int64).reshape(-1)
         assert (real >= 1).all(), f"a set needs at least one atom: {real.tolist()}"
@@ -116,13 +121,14 @@ class PackedLayout:
         if not len(real) and capacity_atoms is None:
             spare = 1
         tail = [] if spare <= 0 else [spare]
+        tail_atoms = tail_atoms or max_atoms
         if spare > 0 and tail_atoms is not None:
             tail = [tail_atoms] * (spare // tail_atoms) + [spare % tail_atoms] * (spare % tail_atoms > 0)
         padded = np.append(real, np.array(tail, dtype=np.int64))
         if capacity_sets is not None:
             assert len(padded) <= capacity_sets, f"{len(padded)} sets over {capacity_sets}"
             padded = np.append(padded, np.zeros(capacity_sets - len(padded), dtype=np.int64))
-        offsets = np.zeros(len(padded) + 1, dtype=np.int64)
+        offsets = np.zeros(len(padded) + 1, dtype=np.int32)
         np.cumsum(padded, out=offsets[1:])
         set_of_atom_t = np.repeat(np.arange(len(padded)), padded)
         return PackedLayout(
@@ -131,7 +137,7 @@ class PackedLayout:
             index_in_set_t=torch.from_numpy(np.arange(len(set_of_atom_t)) - np.repeat(offsets[:-1], padded)),
             real_s=torch.arange(len(padded)) < len(real),
             real_t=torch.arange(len(set_of_atom_t)) < int(real.sum()),
-            groups=_runs(padded),
+            groups_s2=torch.from_numpy(_runs(padded)),
             max_atoms=max(int(padded.max(initial=0)), max_atoms or 0),
         )
 
@@ -194,24 +200,25 @@ def _cosine(u: Tensor, v: Tensor) -> Tensor:
     return (u * v).sum(-1) / (u.norm(dim=-1) * v.norm(dim=-1)).clamp(min=1e-12)
 
 
-def _runs(sizes: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """Run-length encoding of set sizes; empty sets hold no atoms and are left out."""
+def _runs(sizes: np.ndarray) -> np.ndarray:
+    """Run-length encoding of set sizes, ``(S, 2)``; empty sets hold no atoms and are left out."""
+    runs_s2 = np.zeros((len(sizes), 2), dtype=np.int64)
     sizes = sizes[sizes > 0]
     starts = np.flatnonzero(np.diff(sizes, prepend=-1))
-    counts = np.diff(starts, append=len(sizes))
-    return tuple(zip(sizes[starts].tolist(), counts.tolist(), strict=True))
+    runs_s2[: len(starts), 0] = sizes[starts]
+    runs_s2[: len(starts), 1] = np.diff(starts, append=len(sizes))
+    return runs_s2
+
+
+def _device_tensors(value: PackedLayout | PackedBatch) -> dict[str, Tensor]:
+    """The tensors of ``value`` that follow it to a device, by field name."""
+    parts = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "groups_s2"}
+    return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
 
 
 def _tensors_moved(value: PackedLayout | PackedBatch, device: torch.device | str, non_blocking: bool) -> Any:
-    """The tensors of ``value`` by field name, on ``device``."""
-    parts = {f.name: getattr(value, f.name) for f in fields(value)}
-    return {
-        name: part.to(device, non_blocking=non_blocking)
-        for name, part in parts.items()
-        if isinstance(part, Tensor)
-    }
+    return {name: t.to(device, non_blocking=non_blocking) for name, t in _device_tensors(value).items()}
 
 
 def _tensors_pinned(value: PackedLayout | PackedBatch) -> Any:
-    parts = {f.name: getattr(value, f.name) for f in fields(value)}
-    return {name: part.pin_memory() for name, part in parts.items() if isinstance(part, Tensor)}
+    return {name: t.pin_memory() for name, t in _device_tensors(value).items()}

@@ -19,7 +19,7 @@ GROUPS = {
         "fetch published data sets, build shards, look at them, check and export",
     ),
     "train": ("launchers.train", "one training run: start it, go on with it, let it decay in a branch"),
-    "plan": ("launchers.plan", "the memory of a training run, before it is started"),
+    "plan": ("launchers.plan", "memory of a training run and time of its steps, before it is started"),
     "checkpoint": ("adit_scale.training.cli", "list, verify and export what training runs have saved"),
     "sample": ("adit_scale.jobs.sample_cli", "draw molecules and crystals from a trained model"),
     "import-adit": ("adit_scale.jobs.import_cli", "a published ADiT checkpoint, as a model of ours"),

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+from dense_denoiser import QM9_HISTOGRAM
 from record import RESULTS, record, row, write
-from training_step_cpu import QM9_HISTOGRAM
 
 BUILD = r"""
 import re, sys, time
@@ -44,7 +44,7 @@ def write_molecules(path: Path, n: int) -> None:
     chances = np.array(QM9_HISTOGRAM) / sum(QM9_HISTOGRAM)
     symbols = np.array(["H", "C", "N", "O", "F"])
     with path.open("w") as file:
-        for k, size in enumerate(rng.choice(len(chances), n, p=chances) + 1):
+        for k, size in enumerate(rng.choice(len(chances), n, p=chances)):
             rows = zip(symbols[rng.integers(5, size=size)], rng.normal(size=(size, 3)) * 2, strict=True)
             atoms = "".join(f"{s} {x:.8f} {y:.8f} {z:.8f}\n" for s, (x, y, z) in rows)
             file.write(f'{size}\nProperties=species:S:1:pos:R:3 pbc="F F F" id=m{k}\n{atoms}')

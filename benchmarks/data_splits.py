@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from dense_denoiser import MP20_HISTOGRAM, QM9_HISTOGRAM
 
 from adit_scale.atoms import CRYSTAL, MOLECULE
 from adit_scale.data.manifest import SET_DTYPE, Block, SplitIndex
@@ -12,10 +13,6 @@ from adit_scale.data.manifest import SET_DTYPE, Block, SplitIndex
 BLOCK_SETS = 1024
 # Bytes on disk of an atom (number, position), a set (offset, cell, data set, spacegroup, id) and tar headers.
 ATOM_BYTES, SET_BYTES, BLOCK_BYTES = 13, 68, 8192
-# Structures of 1, 2, 3, … atoms in 2,000 molecules of QM9 (mean 18.2) and in the 7,140 crystals of MP20's
-# validation split with at most three elements (mean 9.6), as in training_step_cpu.py.
-QM9 = [0, 0, 0, 0, 1, 0, 0, 0, 2, 9, 15, 29, 54, 81, 133, 212, 250, 267, 289, 223, 217, 83, 94, 11, 26, 0, 4]
-MP20 = [0, 171, 196, 1349, 438, 690, 182, 621, 248, 406, 88, 768, 155, 421, 85, 468, 51, 359, 64, 380]
 MIXTURES = ("QM9+MP20", "GEOM-DRUGS")
 
 
@@ -31,7 +28,7 @@ def draw_rows(rng: np.random.Generator, mixture: str, n: int) -> np.ndarray:
         rows["dataset"], rows["domain"] = 0, MOLECULE
         return rows
     crystal = rng.random(n) < 45_231 / (133_885 + 45_231)
-    rows["n_atoms"] = np.where(crystal, _sizes(rng, MP20, n), _sizes(rng, QM9, n))
+    rows["n_atoms"] = np.where(crystal, _sizes(rng, MP20_HISTOGRAM, n), _sizes(rng, QM9_HISTOGRAM, n))
     rows["dataset"], rows["domain"] = crystal, np.where(crystal, CRYSTAL, MOLECULE)
     return rows
 
@@ -56,4 +53,4 @@ def write_split(folder: Path, mixture: str, n_sets: int) -> SplitIndex:
 
 
 def _sizes(rng: np.random.Generator, histogram: list[int], n: int) -> np.ndarray:
-    return rng.choice(np.arange(1, len(histogram) + 1), size=n, p=np.array(histogram) / sum(histogram))
+    return rng.choice(np.arange(len(histogram)), size=n, p=np.array(histogram) / sum(histogram))

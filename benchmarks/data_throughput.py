@@ -36,8 +36,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import webdataset
+from dense_denoiser import QM9_HISTOGRAM
+from limits import measured_limits
 from record import RESULTS, record, row, write
-from training_step_cpu import QM9_HISTOGRAM
 
 from adit_scale.atoms import AtomSet
 from adit_scale.data.augment import augment
@@ -72,7 +73,7 @@ def _real(source: Path) -> Iterator[AtomSet]:
 
 
 def _made_up(rng: np.random.Generator) -> Iterator[AtomSet]:
-    counts = np.repeat(np.arange(1, len(QM9_HISTOGRAM) + 1), QM9_HISTOGRAM)
+    counts = np.repeat(np.arange(len(QM9_HISTOGRAM)), QM9_HISTOGRAM)
     for n in counts.tolist():
         numbers = rng.choice([1, 6, 7, 8], n, p=[0.51, 0.35, 0.06, 0.08])
         yield AtomSet(numbers, rng.normal(size=(n, 3)) * 2, np.zeros((3, 3)), False, "qm9", 0, "made-up")
@@ -284,8 +285,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), args)
-    result = record("data_throughput", ["torch", "numpy", "webdataset"], rows)
-    result["machine"]["threads"] = 1
+    limits = measured_limits("cpu", threads=1)
+    result = record("data_throughput", ["torch", "numpy", "webdataset"], rows, limits)
     result["structures"] = args.source.name if args.source.is_file() else "made up"
     write(
         "data_throughput", result | {"sets": args.sets, "gib": args.gib, "step_atoms": STEP_ATOMS}, args.out

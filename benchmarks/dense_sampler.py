@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from dense_denoiser import MP20_HISTOGRAM, QM9_HISTOGRAM, away_from_zero, modulate
+from torch import Tensor
 
 from adit_scale.atoms import PackedLayout
 from adit_scale.diffusion.time_grids import time_grid
-from adit_scale.models.dit import Denoiser, DiTBlock, FinalLayer
+from adit_scale.models.dit import Denoiser, DiTBlock
 from adit_scale.models.transformer import index_embedding
 
-# Structures of 1, 2, 3, … atoms in 2,000 molecules of QM9 (mean 18.2) and in the 7,140 crystals of MP20's
-# validation split with at most three elements (mean 9.6).
-QM9_HISTOGRAM = [0] * 5 + [
-    1, 0, 0, 0, 2, 9, 15, 29, 54, 81, 133, 212, 250, 267, 289, 223, 217, 83, 94, 11, 26, 0, 4,
-]  # fmt: skip
-MP20_HISTOGRAM = [
-    0, 0, 171, 196, 1349, 438, 690, 182, 621, 248, 406, 88, 768, 155, 421, 85, 468, 51, 359, 64, 380,
-]  # fmt: skip
+__all__ = ["MP20_HISTOGRAM", "QM9_HISTOGRAM", "DenseSampler", "away_from_zero", "padded"]
 
 
 class DenseSampler:
@@ -74,22 +68,9 @@ def dense_block(block: DiTBlock, x_snd: Tensor, condition_sd: Tensor, seen: Tens
     return x_snd + gate2 * block.mlp(modulate(x_snd, shift2, scale2))
 
 
-def modulate(x_snd: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return F.layer_norm(x_snd, x_snd.shape[-1:], eps=1e-6) * (1 + scale) + shift
-
-
 def padded(x_td: Tensor, sizes_s: Tensor) -> tuple[Tensor, Tensor]:
     """Packed rows as ``(S, N, d)``, and where no atom is, ``(S, N)``."""
     padding_sn = torch.arange(int(sizes_s.max()), device=x_td.device) >= sizes_s[:, None]
     out_snd = x_td.new_zeros(*padding_sn.shape, x_td.shape[-1])
     out_snd[~padding_sn] = x_td
     return out_snd, padding_sn
-
-
-def away_from_zero(model: Denoiser) -> Denoiser:
-    """Random modulations and head; at the zero start every sample would be zero."""
-    for module in model.modules():
-        if isinstance(module, DiTBlock | FinalLayer):
-            nn.init.normal_(module.modulation.weight, std=0.02)
-    nn.init.normal_(model.final.head.weight, std=0.02)
-    return model.eval()

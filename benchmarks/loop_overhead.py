@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from limits import measured_limits
 from record import RESULTS, record, row, write
 from torch import nn
 
@@ -62,7 +63,7 @@ class PlainLoop:
         totals = StepTotals(self.n_steps, batches.n_sets, batches.n_atoms)
         total = torch.zeros(())
         for batch in batches.batches:
-            loss, _ = self.stage.loss(self.module, batch, totals)
+            loss, _ = self.stage.loss(self.module, self.stage.prepare(batch, totals), totals)
             loss.backward()
             total += loss.detach()
         nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
@@ -85,7 +86,7 @@ def measure(config: StudyConfig, folder: Path) -> dict:
         config.data,
         seed=config.seed,
         atom_budget=config.diffusion.atom_budget,
-        micro_batch_atoms=config.parallel.micro_batch_atoms,
+        micro_batch_atoms=config.parallel.capacity_atoms,
     )
     stage.datasets = loader.datasets
 
@@ -167,8 +168,8 @@ def main() -> None:
             row(what, 1 / medians[0], "plain PyTorch loop", 1 / medians[1], "steps/s",
                 ratio_of_steps=statistics.median(each), ratio_range=[min(each), max(each)])
         )  # fmt: skip
-    result = record("loop_overhead", ["torch", "deepspeed"], rows)
-    result["machine"]["threads"] = args.threads
+    limits = measured_limits("cpu", args.threads)
+    result = record("loop_overhead", ["torch", "deepspeed"], rows, limits)
     result["largest_loss_difference"] = found["largest_loss_difference"]
     write(f"loop_overhead-{args.rung}", result, args.out)
 

@@ -58,7 +58,7 @@ def measure(config: StudyConfig, folder: Path, block: int) -> dict:
         config.data,
         seed=config.seed,
         atom_budget=config.diffusion.atom_budget,
-        micro_batch_atoms=config.parallel.micro_batch_atoms,
+        micro_batch_atoms=config.parallel.capacity_atoms,
     )
     stage = DiffusionStage(config.model.denoiser, config.diffusion, config.seed, loader.datasets, autoencoder)
     blocks: list[float] = []

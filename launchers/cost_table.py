@@ -100,6 +100,10 @@ def _notes(found: StudyCosts) -> list[str]:
         f"GPU-hours and hours are at {found.rate} (budget.gpu, budget.mfu) from FLOPs, which are C_total;",
         "validation, samples beside the training, start-up and all CPU work (shards, scoring) come on top.",
     ]
+    if network := found.budget.network:
+        notes.append(
+            f"Those of diffusion runs are of the step model over {network} (budget.network; adit plan step)."
+        )
     if any(DECAY_AXIS in p.axes for p in found.points):
         notes.append("Steps and atoms of a decay count its trunk's; its FLOPs, hours and disk are its own.")
     if any(BUDGET_AXIS in p.axes for p in found.points):

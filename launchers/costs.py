@@ -108,7 +108,7 @@ class StudyCosts:
 
     @property
     def rate(self) -> str:
-        """How FLOPs became hours."""
+        """How FLOPs became hours, but those of a step that is modelled."""
         return f"{100 * self.budget.mfu:g}% of {self.peak.source}"
 
 
@@ -184,10 +184,10 @@ class _Reckoner:
         begin = stage.optim.decay_from
         done = steps_done(run.folder) if run else 0
         flops_total *= 1 - begin / stage.steps
-        hours = self._gpu_hours(flops_total) / resources.world_size
+        on_gpu = uses_gpu(launcher, config, resources)
+        hours = self._run_hours(config, resources, contents, flops_total, stage.steps - begin)
         parameters = costs.run_parameters(config, "diffusion")
         n_bytes = costs.training_bytes(stage, parameters, hours)
-        on_gpu = uses_gpu(launcher, config, resources)
         memory, precision = costs.rank_memory(config, "diffusion", on_gpu)
         atoms = contents.epochs(stage.steps, stage.atom_budget) * contents.atoms
         epochs = epoch.epochs(stage.steps, stage.atom_budget) if epoch else None
@@ -203,7 +203,13 @@ class _Reckoner:
             sets=epochs * epoch.sets if epoch and epochs is not None else None,
             epochs=epochs,
             flops=flops,
-            run=self._job(run or f"diffusion {run_label(point.axes)}", flops_total, n_bytes, share),
+            run=self._job(
+                run or f"diffusion {run_label(point.axes)}",
+                flops_total,
+                n_bytes,
+                share,
+                hours * resources.world_size,
+            ),
             scoring=self._scoring(point, scoring, contents),
             memory_bytes=memory,
             precision=precision,
@@ -229,12 +235,17 @@ class _Reckoner:
             branch = self._node("diffusion", point)
             node = branch.inputs["trunk"] if branch else None
             resources, config = placed(point.trunk.config, self.study.launcher, "diffusion")
-            _, flops = costs.diffusion_flops(config, self._epoch(node, config) or costs.ASSUMED)
-            hours = self._gpu_hours(flops) / resources.world_size
+            contents = self._epoch(node, config) or costs.ASSUMED
+            _, flops = costs.diffusion_flops(config, contents)
+            hours = self._run_hours(config, resources, contents, flops, config.diffusion.steps)
             n_bytes = costs.training_bytes(config.diffusion, costs.run_parameters(config, "diffusion"), hours)
             share = steps_done(node.folder) / config.diffusion.steps if node else 0.0
             found[point.trunk.label] = self._job(
-                node or f"diffusion {point.trunk.label}", flops, n_bytes, share
+                node or f"diffusion {point.trunk.label}",
+                flops,
+                n_bytes,
+                share,
+                hours * resources.world_size,
             )
         return tuple(found.values())
 
@@ -276,9 +287,16 @@ class _Reckoner:
             )
         return _numbered(list(found.values()))
 
-    def _job(self, job: Node | str, flops: float, n_bytes: int, share_done: float = 0.0) -> JobCost:
-        """Of a node, or of one that cannot be named yet."""
-        hours = self._gpu_hours(flops)
+    def _job(
+        self,
+        job: Node | str,
+        flops: float,
+        n_bytes: int,
+        share_done: float = 0.0,
+        gpu_hours: float | None = None,
+    ) -> JobCost:
+        """Of a node, or of one that cannot be named yet. gpu_hours: where they do not follow from FLOPs."""
+        hours = self._gpu_hours(flops) if gpu_hours is None else gpu_hours
         if isinstance(job, str):
             return JobCost(job, flops, hours, hours, n_bytes, n_bytes)
         if self._done(job):
@@ -288,6 +306,15 @@ class _Reckoner:
 
     def _gpu_hours(self, flops: float) -> float:
         return flops / (self.budget.mfu * self.peak.flops_per_s) / 3600
+
+    def _run_hours(
+        self, config: StudyConfig, resources: Resources, contents: EpochContents, flops: float, steps: int
+    ) -> float:
+        """Of a diffusion run, all ranks at once: of the step model where the network is known."""
+        if not self.budget.network:
+            return self._gpu_hours(flops) / resources.world_size
+        a_node = resources.ranks_per_node if resources.nodes > 1 else 0
+        return steps * costs.diffusion_step(config, self.budget, contents, a_node).step_s / 3600
 
     def _epoch(self, run: Node | None, config: StudyConfig) -> EpochContents | None:
         """None where the shards are not built."""

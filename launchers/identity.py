@@ -72,7 +72,8 @@ def science(kind: str, config: StudyConfig) -> dict[str, Any]:
     assert kind == "evaluation", kind
     evaluation.pop("reference_sets")
     sampling = asdict(config.sampling)
-    for key in ("batch_atoms", "batch_sets", "pad_batches"):  # sample i is the same in any batch
+    # Sample i is the same in any batch, however its evaluations are run.
+    for key in ("batch_atoms", "batch_sets", "pad_batches", "cuda_graphs", "compile"):
         sampling.pop(key)
     return {"evaluation": evaluation, "sampling": sampling}
 

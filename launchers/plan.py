@@ -1,9 +1,11 @@
-"""``adit plan memory``: what a run needs a rank, before it is started.
+"""``adit plan``: what a run needs, before it is started: memory of a rank, and time of a step on GPUs.
 
     adit plan memory model=dit_l parallel.zero_stage=2 parallel.world_size=8 [key=value ...]
+    adit plan step model=dit_l parallel.world_size=64 [budget.network=nvlink_ib] [key=value ...]
 
-``model`` is short for ``model/denoiser``; stage=autoencoder plans the other stage; device=cpu is for bf16
-without FlashAttention. Everything else is an override of settings as launch.py takes it.
+``model`` is short for ``model/denoiser``. Of memory alone: stage=autoencoder plans the other stage, and
+device=cpu is for bf16 without FlashAttention. A step is a model's (adit_scale/performance), of budget.gpu and
+budget.network. Everything else is an override of settings as launch.py takes it.
 """
 
 from __future__ import annotations
@@ -23,18 +25,31 @@ USAGE = (__doc__ or "").partition("\n\n")[2]
 def main(words: Sequence[str], prog: str = "adit plan") -> int:
     """Print the plan. Raises ConfigError."""
     if not words or {"-h", "--help"} & set(words):
-        print(f"usage: {prog} memory KEY=VALUE ...\n\n{USAGE}", end="")
+        print(f"usage: {prog} memory|step KEY=VALUE ...\n\n{USAGE}", end="")
+        return 0
+    if words[0] == "step":
+        from launchers.plan_step import plan_step
+
+        print(plan_step(one_run(_overrides(words[1:]))))
         return 0
     if words[0] != "memory":
-        raise ConfigError(f"{words[0]}: no such plan; expected memory")
+        raise ConfigError(f"{words[0]}: no such plan; expected memory or step")
+    return _memory(words[1:])
+
+
+def _overrides(words: Sequence[str]) -> list[str]:
+    """Settings as launch.py takes them, in bf16 unless they say otherwise."""
+    words = [f"model/denoiser={w.removeprefix('model=')}" if w.startswith("model=") else w for w in words]
+    return ["parallel.precision=bf16", *words]
+
+
+def _memory(words: Sequence[str]) -> int:
     own = {"stage": "diffusion", "device": "cuda"}
-    overrides = ["parallel.precision=bf16"]
-    for word in words[1:]:
+    overrides = _overrides([word for word in words if word.partition("=")[0] not in own])
+    for word in words:
         key, _, value = word.partition("=")
         if key in own:
             own[key] = value
-        else:
-            overrides.append(f"model/denoiser={value}" if key == "model" else word)
     for key, known in (("stage", STAGES), ("device", DEVICES)):
         if own[key] not in known:
             raise ConfigError(f"{key} is {own[key]!r}; expected {' or '.join(known)}")
@@ -48,7 +63,7 @@ def main(words: Sequence[str], prog: str = "adit plan") -> int:
     recomputed = ", activations recomputed" if parallel.activation_checkpointing else ""
     print(
         f"{name}: {plan.parameters / 1e6:.1f} M parameters, {parallel.precision}, ZeRO {parallel.zero_stage} "
-        f"on {parallel.world_size} ranks, micro-batches of {parallel.micro_batch_atoms} atoms{recomputed}\n"
+        f"on {parallel.world_size} ranks, micro-batches of {parallel.capacity_atoms} atoms{recomputed}\n"
     )
     print(text(plan))
     other = replace(parallel, activation_checkpointing=not parallel.activation_checkpointing)

@@ -65,6 +65,11 @@ class BatchLoader:
     def datasets(self) -> list[str]:
         return self.manifest.datasets
 
+    @property
+    def visits_by_size(self) -> np.ndarray:
+        """Visits an epoch to training sets by number of atoms: ``(largest + 1,)`` float64."""
+        return self._maker.visits_by_size
+
     def step(self, step: int) -> StepBatches:
         """This rank's micro-batches of a step, counted from 0; the same whenever they are asked for."""
         wanted = range(step, step + 1 + self._preparer.ahead)
@@ -73,11 +78,16 @@ class BatchLoader:
             if s not in self._ahead:
                 self._ahead[s] = self._preparer.request(s)
         result = self._ahead.pop(step).result()
-        self._cursors = {step + 1: result.cursor}
+        # That of this step too: the next one may be asked for before this one is done.
+        self._cursors = {s: c for s, c in self._cursors.items() if s == step} | {step + 1: result.cursor}
         return result
 
+    def ready(self, step: int) -> bool:
+        """Whether ``step`` would answer without a wait."""
+        return step in self._ahead and self._ahead[step].done()
+
     def cursor(self, step: int) -> dict[str, int]:
-        """Where the step after the one asked for last begins, for ``seek``; empty for another step."""
+        """Where the step asked for last or the one after it begins, for ``seek``; empty for another step."""
         return self._cursors.get(step, {})
 
     def seek(self, step: int, cursor: dict[str, int]) -> None:

@@ -19,16 +19,17 @@ def pack(
     repetition: np.ndarray,
     capacity_atoms: int | None = None,
     capacity_sets: int | None = None,
+    max_atoms: int | None = None,
 ) -> PackedBatch:
     """A micro-batch of the given sets, in their order. ``columns`` is None where there are none.
 
     set_index, epoch, repetition: ``(S,)``, who each set is and which visit this is.
     With capacities T and S are exactly those. Tail atoms have number 0 at the origin, tail sets are
-    molecules without a cell.
+    molecules without a cell. max_atoms: as in ``PackedLayout.from_sizes``.
     """
     nothing = np.zeros(0, dtype=np.int64)
     layout = PackedLayout.from_sizes(
-        columns.sizes_s if columns is not None else nothing, capacity_atoms, capacity_sets
+        columns.sizes_s if columns is not None else nothing, capacity_atoms, capacity_sets, max_atoms
     )
     t, s = layout.n_atoms, layout.n_sets
 

@@ -20,6 +20,8 @@ from adit_scale.errors import ConfigError, DataError
 _CACHE_BYTES = 2 * WINDOW_BYTES + (16 << 20)
 # With fixed capacities a micro-batch has room for this many times the sets of mean size that its atoms hold.
 _SPARE_SETS = 1.5
+# FlashAttention works on 128 rows of a set at a time, so bounds in between would save it nothing.
+_ROUND_MAX_ATOMS_TO = 128
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,11 @@ class StepMaker:
         )
         repeat = np.array([data.repeat.get(name, 1.0) for name in self.manifest.datasets])
         visits = repeat @ size_counts(index, len(repeat), DOMAINS[data.domain])
+        self.visits_by_size = visits
         check_capacity(int(np.flatnonzero(visits)[-1]), options.micro_batch_atoms)
         self._limit_atoms, self._n_rounds = options.micro_batch_atoms, 1
         self._limit_sets: int | None = None
+        self._capacities: dict[str, int] = {}
         if options.capacity:
             self._set_capacities(visits)
         self._reader = ShardReader(self.manifest, "train", cache_bytes=_CACHE_BYTES)
@@ -108,8 +112,7 @@ class StepMaker:
                     visits.set_index[places],
                     visits.epoch[places],
                     visits.repetition[places],
-                    capacity_atoms=self._limit_atoms if self._limit_sets else None,
-                    capacity_sets=self._limit_sets + 1 if self._limit_sets else None,
+                    **self._capacities,
                 )
             )
         return StepBatches(
@@ -122,7 +125,11 @@ class StepMaker:
         )
 
     def _set_capacities(self, visits: np.ndarray) -> None:
-        """Room for the atoms of an equal share, and for no more sets than could fill it."""
+        """Room for the atoms of an equal share, for no more sets than could fill it, and for any tail.
+
+        The bound on the size of a set is one for the whole run, for code compiled for it; tails are cut into
+        sets of that size.
+        """
         sizes = np.flatnonzero(visits)
         mean = float(visits @ np.arange(len(visits)) / visits.sum())
         options = self._options
@@ -131,6 +138,13 @@ class StepMaker:
         )
         spare = int(np.ceil(_SPARE_SETS * self._limit_atoms / mean))
         self._limit_sets = max(1, min(self._limit_atoms // int(sizes[0]), spare))
+        largest = int(sizes[-1])
+        max_atoms = min(self._limit_atoms, largest + -largest % _ROUND_MAX_ATOMS_TO)
+        self._capacities = {
+            "capacity_atoms": self._limit_atoms,
+            "capacity_sets": self._limit_sets + -(-self._limit_atoms // max_atoms),
+            "max_atoms": max_atoms,
+        }
 
 
 def check_capacity(largest_atoms: int, capacity_atoms: int) -> None:

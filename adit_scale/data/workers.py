@@ -225,7 +225,7 @@ def _encode(step: StepBatches) -> tuple[dict[str, Any], list[np.ndarray]]:
         "n_atoms": step.n_atoms,
         "n_rounds": step.n_rounds,
         "cursor": step.cursor,
-        "layouts": [{"groups": b.layout.groups, "max_atoms": b.layout.max_atoms} for b in step.batches],
+        "max_atoms": [b.layout.max_atoms for b in step.batches],
         "arrays": [(a.dtype.str, a.shape) for a in arrays],
     }
     return header, arrays
@@ -242,12 +242,9 @@ def _decode(header: dict[str, Any], body: Tensor) -> StepBatches:
     places = iter(tensors)
     sizes = next(places).numpy()
     batches = []
-    for layout in header["layouts"]:
-        groups = tuple((n, count) for n, count in layout["groups"])
-        inner = PackedLayout(
-            **{name: next(places) for name in _LAYOUT_TENSORS}, groups=groups, max_atoms=layout["max_atoms"]
-        )
-        batches.append(PackedBatch(layout=inner, **{name: next(places) for name in _BATCH_TENSORS}))
+    for max_atoms in header["max_atoms"]:
+        layout = PackedLayout(**{name: next(places) for name in _LAYOUT_TENSORS}, max_atoms=max_atoms)
+        batches.append(PackedBatch(layout=layout, **{name: next(places) for name in _BATCH_TENSORS}))
     return StepBatches(
         batches, sizes, header["n_sets"], header["n_atoms"], header["n_rounds"], header["cursor"]
     )

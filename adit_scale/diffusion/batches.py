@@ -42,6 +42,11 @@ class BatchPlan:
         """Real atoms."""
         return int(self.sizes.sum())
 
+    @property
+    def max_atoms(self) -> int:
+        """Of the largest set of the padded layout, or more."""
+        return max(int(self.sizes.max(initial=1)), TAIL_ATOMS)
+
     def layout(self) -> PackedLayout:
         """The samples' own layout, without a tail."""
         return PackedLayout.from_sizes(self.sizes)
@@ -63,9 +68,10 @@ def plan_batches(
 ) -> list[BatchPlan]:
     """The batches of all samples: domains one after the other, within one by size, filled in order.
 
-    sizes: by domain, ``(n,)`` atom counts. spacegroups: by domain, ``(n,)``, from ``spacegroups_asked``.
-    Raises ConfigError where a sample has no atoms.
+    sizes: by domain, ``(n,)`` atom counts. config: definite, from ``for_device``. spacegroups: by domain,
+    ``(n,)``, from ``spacegroups_asked``. Raises ConfigError where a sample has no atoms.
     """
+    assert config.batch_atoms > 0, "settings that for_device has not made definite"
     plans: list[BatchPlan] = []
     for domain, sizes_n in sizes.items():
         sizes_n = np.asarray(sizes_n, dtype=np.int64)

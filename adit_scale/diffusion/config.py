@@ -10,9 +10,13 @@ from adit_scale.models.config import DenoiserConfig
 
 SOLVER_NAMES = ("euler", "heun", "midpoint")
 PRECISIONS = ("auto", "fp32", "bf16")
+CUDA_GRAPHS = ("auto", "on", "off")
 DRAWN, NO_LABEL = "drawn", "none"
 MAX_SPACEGROUP = 230
 MAX_ATOMS = 2**16 - 1  # of one set, as in shards
+# What batch_atoms=0 is. On a CPU a batch should stay in the caches. On CUDA it should fill the device: 128
+# rows, a tile of a matrix product, for each of the 132 multiprocessors of an H100 or H200.
+BATCH_ATOMS = {"cpu": 1024, "cuda": 132 * 128}
 
 
 @dataclass
@@ -33,11 +37,14 @@ class SamplingConfig:
         but none need a denoiser trained with ``model.denoiser.spacegroup_conditioning``.
     precision: of the denoiser's matrix products, fp32 or bf16; ``auto`` is bf16 where the device has
         hardware for it. The flow's states, the heads and the decoder are fp32 always.
-    batch_atoms, batch_sets: what one batch holds at most; batch_sets 0 is no limit but that of atoms. A
-        single sample of more atoms is a batch of its own.
+    batch_atoms, batch_sets: what one batch holds at most; batch_atoms 0 takes what suits the device
+        (``BATCH_ATOMS``), batch_sets 0 is no limit but that of atoms. A single sample of more atoms is a
+        batch of its own.
     pad_batches: fill every batch up to ``batch_atoms`` (a domain whose samples do not fill half of that: to a
         power of two), so that all matrix products have one shape and sample i is the same to the last bit
         whatever else is drawn. Without, the same up to rounding, at the cost of the samples alone.
+    cuda_graphs: on, off, or ``auto``: where they can run, which is on CUDA, in bf16, with ``pad_batches``.
+    compile: the denoiser's blocks by torch.compile, before graphs record them; needs CUDA graphs.
     """
 
     crystals: int = 1000
@@ -45,7 +52,7 @@ class SamplingConfig:
     steps: int = 100
     guidance_scale: float = 2.0
     seed: int = 0
-    batch_atoms: int = 1024
+    batch_atoms: int = 0
     batch_sets: int = 0
     pad_batches: bool = True
     solver: str = "euler"
@@ -56,13 +63,18 @@ class SamplingConfig:
     atoms: str = DRAWN
     spacegroup: str = NO_LABEL
     precision: str = "auto"
+    cuda_graphs: str = "auto"
+    compile: bool = False
 
     def validate(self) -> None:
-        lows = {"steps": 2, "crystals": 0, "molecules": 0, "seed": 0, "batch_atoms": 1, "batch_sets": 0}
+        lows = {"steps": 2, "crystals": 0, "molecules": 0, "seed": 0, "batch_atoms": 0, "batch_sets": 0}
         for key, low in lows.items():
             check_range(f"sampling.{key}", getattr(self, key), low)
         _check_choice("solver", self.solver, SOLVER_NAMES)
         _check_choice("precision", self.precision, PRECISIONS)
+        if self.cuda_graphs in ("True", "False"):  # what YAML makes of a bare on and off
+            raise ConfigError("sampling.cuda_graphs is a bare on or off; in a file write it as 'on' or 'off'")
+        _check_choice("cuda_graphs", self.cuda_graphs, CUDA_GRAPHS)
         check_time_grid(self.time_grid, self.time_grid_parameter)
         check_range("sampling.guidance_scale", self.guidance_scale, -100.0, 100.0)
         check_range("sampling.guidance_t_low", self.guidance_t_low, 0.0, 1.0)
@@ -73,6 +85,16 @@ class SamplingConfig:
                 f"{self.guidance_t_high}; expected low to be at most high; guidance_scale=1 is no guidance"
             )
         _ = self.chosen_atoms, self.chosen_spacegroup
+        if self.cuda_graphs == "on" and not self.pad_batches:
+            raise ConfigError(
+                "sampling.cuda_graphs is 'on' with sampling.pad_batches=false, whose batches all differ in "
+                "shape; expected 'auto' or 'off', or pad_batches=true"
+            )
+        if self.compile and (self.cuda_graphs == "off" or not self.pad_batches):
+            raise ConfigError(
+                "sampling.compile is true without CUDA graphs; expected false, or sampling.cuda_graphs=auto "
+                "and sampling.pad_batches=true"
+            )
 
     @property
     def chosen_atoms(self) -> int | None:

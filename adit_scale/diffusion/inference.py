@@ -1,22 +1,23 @@
 """The denoiser as a sampler runs it: in the precision that is asked for and, on a CPU, with faster products.
 
-Plain ``F.linear`` multiplies float32 with MKL, which on processors that are not Intel's takes about twice the
-time of oneDNN; and oneDNN applies GELU while it writes the product. torch calls it so itself when it compiles
-for inference. Its rows do not depend on how many others stand beside them (tests/diffusion).
+The products are models/products.py's; their rows do not depend on how many others stand beside them
+(tests/diffusion).
 """
 
 from __future__ import annotations
 
 import copy
-import platform
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
 
-from adit_scale.diffusion.config import SamplingConfig
-from adit_scale.models.dit import Denoiser
+from adit_scale.diffusion.config import BATCH_ATOMS, SamplingConfig
+from adit_scale.errors import ConfigError
+from adit_scale.models import products
+from adit_scale.models.attention import resolve_attention
+from adit_scale.models.dit import Denoiser, DiTBlock
 from adit_scale.models.precision import multiplies_bf16
-from adit_scale.models.transformer import Mlp, trunk_dtype
+from adit_scale.models.transformer import prepare_blocks, trunk_dtype
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -26,6 +27,42 @@ def resolve_precision(config: SamplingConfig, device: torch.device) -> str:
     if config.precision != "auto":
         return config.precision
     return "bf16" if multiplies_bf16(device) else "fp32"
+
+
+def for_device(config: SamplingConfig, device: torch.device) -> SamplingConfig:
+    """``config`` with what it leaves to the device made definite: precision and atoms a batch."""
+    atoms = config.batch_atoms or BATCH_ATOMS.get(device.type, BATCH_ATOMS["cpu"])
+    return replace(config, precision=resolve_precision(config, device), batch_atoms=atoms)
+
+
+def why_no_graphs(config: SamplingConfig, denoiser: Denoiser, device: torch.device) -> str:
+    """Why evaluations of ``denoiser`` on ``device`` run without CUDA graphs; "" where graphs run.
+
+    Raises ConfigError where graphs are asked for and cannot run.
+    """
+    if config.cuda_graphs == "off":
+        return "sampling.cuda_graphs=off"
+    why, cure = _obstacle(config, denoiser, device)
+    if why and config.compile:
+        raise ConfigError(f"sampling.compile is true, but {why}; expected sampling.compile=false{cure}")
+    if why and config.cuda_graphs == "on":
+        raise ConfigError(f"sampling.cuda_graphs is 'on', but {why}; expected 'auto' or 'off'{cure}")
+    return why
+
+
+def _obstacle(config: SamplingConfig, denoiser: Denoiser, device: torch.device) -> tuple[str, str]:
+    """What is in the way of graphs, and what else could be set; "" where nothing is."""
+    if device.type != "cuda":
+        return f"the device is {device.type}", ""
+    if not config.pad_batches:
+        return "with sampling.pad_batches=false every batch has a shape of its own", ", or pad_batches=true"
+    backend, precision = _attention_of(denoiser, config, device), resolve_precision(config, device)
+    if backend != "flash":
+        return (
+            f"in {precision} attention is {backend}, which follows the sizes of each batch",
+            ", or sampling.precision=bf16" if precision != "bf16" else "",
+        )
+    return "", ""
 
 
 def in_precision(denoiser: Denoiser, config: SamplingConfig) -> Denoiser:
@@ -39,49 +76,30 @@ def in_precision(denoiser: Denoiser, config: SamplingConfig) -> Denoiser:
         return denoiser
     shared = {id(p): p for p in denoiser.parameters()} if trunk_dtype(denoiser) == dtype else {}
     ready = copy.deepcopy(denoiser, shared).to(dtype)
-    if _onednn_can_run(dtype, device):
-        _swap_products(ready)
+    products.use_onednn(ready, dtype, device, trained=False)
     return ready.eval()
 
 
-class OneDnnLinear(nn.Module):
-    """A linear layer by oneDNN, without gradient. activation: ``none``, or ``gelu`` in the tanh form."""
-
-    def __init__(self, linear: nn.Linear, activation: str = "none") -> None:
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-        self.activation = activation
-        self.form = "tanh" if activation == "gelu" else ""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], self.form)
+def _attention_of(denoiser: Denoiser, config: SamplingConfig, device: torch.device) -> str:
+    """The attention backend that runs once the denoiser is on the device, in its precision."""
+    dtype = trunk_dtype(denoiser)
+    if dtype != torch.float64:
+        dtype = DTYPES[resolve_precision(config, device)]
+    block = denoiser.blocks[0]
+    assert isinstance(block, DiTBlock)
+    head_width = denoiser.config.width // denoiser.config.heads
+    return resolve_attention(block.attention.backend, device, dtype, head_width)
 
 
-def _swap_products(module: nn.Module) -> None:
-    """Put oneDNN's layers in place of plain linear layers; those that compute in float32 anyway stay."""
-    for name, child in list(module.named_children()):
-        if type(child) is Mlp:
-            fused = nn.Sequential(OneDnnLinear(child.fc1, "gelu"), OneDnnLinear(child.fc2))
-            setattr(module, name, fused)
-        elif type(child) is nn.Linear:
-            setattr(module, name, OneDnnLinear(child))
-        else:
-            _swap_products(child)
-
-
-def _onednn_can_run(dtype: torch.dtype, device: torch.device) -> bool:
-    """On x86 processors; bfloat16 is refused by those without hardware for it."""
-    return (
-        device.type == "cpu"
-        and platform.machine() in ("x86_64", "AMD64")
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and (dtype == torch.float32 or multiplies_bf16(device))
-    )
+def compiled(denoiser: Denoiser) -> Denoiser:
+    """A denoiser with the same weights whose blocks run compiled, each as one graph."""
+    own = copy.deepcopy(denoiser, {id(p): p for p in denoiser.parameters()})
+    prepare_blocks(own, recompute=False, compiled=True)
+    return own
 
 
 def _is_ready(denoiser: Denoiser, dtype: torch.dtype, device: torch.device) -> bool:
     if trunk_dtype(denoiser) != dtype:
         return False
-    swapped = any(isinstance(module, OneDnnLinear) for module in denoiser.modules())
-    return swapped or not _onednn_can_run(dtype, device)
+    swapped = any(isinstance(module, products.OneDnnLinear) for module in denoiser.modules())
+    return swapped or not products.onednn_can_run(dtype, device)

@@ -7,7 +7,8 @@ docs/method.md; guidance: Ho and Salimans, arXiv 2207.12598; its interval: KynkÃ
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,10 @@ from adit_scale.diffusion.time_grids import time_grid
 from adit_scale.models.dit import N_SPACEGROUPS, Denoiser
 from adit_scale.randomness import set_keys
 
+Movable = TypeVar("Movable", Tensor, PackedLayout, "Tensor | None")
+# A prediction of (x_t, the newest prediction or None, t, whether guidance acts).
+Evaluate = Callable[[Tensor, "Tensor | None", float, bool], Tensor]
+
 
 def sampling_noise(seed: int, sample_index_s: Tensor, layout: PackedLayout, latent: int) -> Tensor:
     """The start x_0 of each sample, ``(T, latent)``, as in training; sample i's is the same in any batch.
@@ -27,6 +32,13 @@ def sampling_noise(seed: int, sample_index_s: Tensor, layout: PackedLayout, late
     """
     zero_s = torch.zeros_like(sample_index_s)
     return centred_noise(set_keys(seed, "sampling_noise", zero_s, zero_s, sample_index_s), layout, latent)
+
+
+def on_device(value: Movable, device: torch.device) -> Movable:
+    """A copy on the device; from page-locked memory, where that is CUDA, so that nobody waits for it."""
+    if value is None:
+        return value
+    return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,9 @@ class Conditions:
     domain_r: Tensor
     spacegroup_r: Tensor
     row_of_atom_t: Tensor | None = None
+
+    def to(self, device: torch.device) -> Conditions:
+        return Conditions(*(on_device(getattr(self, field.name), device) for field in fields(self)))
 
     @staticmethod
     def of_domain(domain: int, device: torch.device | str = "cpu") -> Conditions:
@@ -87,6 +102,7 @@ def solve_latents(
     guidance_scale: float = 2.0,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     on_evaluation: Callable[[], object] | None = None,
+    evaluate: Evaluate | None = None,
 ) -> Tensor:
     """Latents ``(T, latent)`` of one sample a set, float32, whatever the precision of the denoiser's trunk.
 
@@ -94,15 +110,19 @@ def solve_latents(
     guidance_scale: s of ``uncond + s (cond - uncond)``; 1 evaluates the condition alone, at half the cost.
     guidance_interval: times, both ends included, within which guidance acts; outside, s is 1.
     on_evaluation: called after each of the ``n_evaluations_of`` evaluations, guided or not.
+    evaluate: another way to make ``guided_prediction`` with the same networks, layout and conditions.
     """
     low, high = guidance_interval
-    conditional = _Half(denoiser, layout, conditions)
-    unconditional = _Half(denoiser, layout, Conditions.of_domain(0, x_0_td.device))
+
+    def as_written(x_td: Tensor, newest_td: Tensor | None, t: float, guided: bool) -> Tensor:
+        t_1 = torch.full((1,), t, dtype=x_td.dtype, device=x_td.device)
+        scale = guidance_scale if guided else 1.0
+        return guided_prediction(denoiser, layout, conditions, scale, x_td, newest_td, t_1)
+
+    made = evaluate or as_written
 
     def predict(x_td: Tensor, newest_td: Tensor | None, t: float) -> Tensor:
-        x1_hat_td = conditional(x_td, newest_td, t)
-        if guidance_scale != 1.0 and low <= t <= high:
-            x1_hat_td = torch.lerp(unconditional(x_td, newest_td, t), x1_hat_td, guidance_scale)
+        x1_hat_td = made(x_td, newest_td, t, guidance_scale != 1.0 and low <= t <= high)
         if on_evaluation is not None:
             on_evaluation()
         return x1_hat_td
@@ -110,23 +130,27 @@ def solve_latents(
     return integrate(predict, x_0_td, times, solver)
 
 
-@dataclass(frozen=True)
-class _Half:
-    """The denoiser under one set of conditions.
+def guided_prediction(
+    denoiser: Denoiser,
+    layout: PackedLayout,
+    conditions: Conditions,
+    guidance_scale: float,
+    x_td: Tensor,
+    newest_td: Tensor | None,
+    t_1: Tensor,
+) -> Tensor:
+    """``uncond + s (cond - uncond)`` of predicted latents ``(T, latent)``; the condition alone for s = 1.
 
-    The halves of the guidance run one after the other, not as one batch of twice the atoms: the null label is
-    the same for all atoms, and one row of modulation for all costs far less than one row an atom.
+    newest_td: an earlier prediction, or None for zeros. t_1: the time, one element.
+    The halves run one after the other, not as one batch of twice the atoms: the null label is the same for
+    all atoms, and one row of modulation for all costs far less than one row an atom.
     """
 
-    denoiser: Denoiser
-    layout: PackedLayout
-    conditions: Conditions
+    def under(asked: Conditions) -> Tensor:
+        t_r, rows = t_1.expand(asked.domain_r.shape), asked.row_of_atom_t
+        return denoiser(x_td, newest_td, t_r, asked.domain_r, asked.spacegroup_r, layout, rows)
 
-    def __call__(self, x_td: Tensor, newest_td: Tensor | None, t: float) -> Tensor:
-        asked = self.conditions
-        t_r = torch.full(asked.domain_r.shape, t, dtype=x_td.dtype, device=x_td.device)
-        if asked.row_of_atom_t is None:
-            return self.denoiser(x_td, newest_td, t_r, asked.domain_r, asked.spacegroup_r, self.layout)
-        return self.denoiser(
-            x_td, newest_td, t_r, asked.domain_r, asked.spacegroup_r, self.layout, asked.row_of_atom_t
-        )
+    x1_hat_td = under(conditions)
+    if guidance_scale == 1.0:
+        return x1_hat_td
+    return torch.lerp(under(Conditions.of_domain(0, x_td.device)), x1_hat_td, guidance_scale)

@@ -6,14 +6,13 @@ same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from adit_scale.atoms import AtomSet
 from adit_scale.diffusion.config import SamplingConfig
-from adit_scale.diffusion.generate import BatchPlan, generate_batch, in_precision, plan_batches
+from adit_scale.diffusion.generate import BatchPlan, Sampler, for_device, plan_batches
 from adit_scale.diffusion.solvers import n_evaluations_of
 from adit_scale.evaluation.decode import Invalid
 from adit_scale.evaluation.samples import SampleColumns, SampleFolder, Samples
@@ -35,12 +34,14 @@ def draw_samples(
 
     sizes: by domain, ``(n,)`` atom counts from ``sizes_asked``. spacegroups: from ``spacegroups_asked``.
     """
-    denoiser = in_precision(denoiser, sampling)
+    sampling = for_device(sampling, next(denoiser.parameters()).device)
+    plans = plan_batches(sizes, sampling, spacegroups)
+    tell = None if on_evaluation is None else lambda _: on_evaluation()
     found: dict[int, dict[int, AtomSet | Invalid]] = {domain: {} for domain in sizes}
-    for plan in plan_batches(sizes, sampling, spacegroups):
-        batch = generate_batch(denoiser, autoencoder, plan, sampling, on_evaluation)
-        columns = SampleColumns.from_batch(batch, plan.spacegroups)
-        found[plan.domain].update(zip(columns.index_s.tolist(), columns.to_sets(), strict=True))
+    with Sampler(denoiser, sampling, plans) as sampler:
+        for plan, batch in sampler.batches(autoencoder, plans, tell):
+            columns = SampleColumns.from_batch(batch, plan.spacegroups)
+            found[plan.domain].update(zip(columns.index_s.tolist(), columns.to_sets(), strict=True))
     return {domain: [of[i] for i in range(len(sizes[domain]))] for domain, of in found.items()}
 
 
@@ -59,16 +60,25 @@ def draw_into(
 
     plans: all batches, from ``plan_batches``; a part of the folder each.
     on_samples: told after each evaluation of the denoiser how many samples that was worth.
-    say: told of each part that is there and cannot be used; it is drawn anew.
+    say: told of each part that is there and cannot be used, it is drawn anew; on CUDA, how evaluations run.
     Raises OSError where a part cannot be written.
     """
-    denoiser = in_precision(denoiser, sampling)
-    for plan in plans[rank::world_size]:
-        if folder.part(plan.number).is_file():  # from an earlier call, or of another that draws here too
-            if (fault := folder.fault(plan.number)) is None:
-                continue
-            say(f"{folder.part(plan.number)}: {fault}; drawn anew")
-        share = len(plan.places) / n_evaluations_of(sampling.solver, sampling.steps)
-        tell = None if on_samples is None else partial(on_samples, share)
-        batch = generate_batch(denoiser, autoencoder, plan, sampling, tell)
-        folder.write(plan.number, SampleColumns.from_batch(batch, plan.spacegroups))
+
+    def missing() -> Iterator[BatchPlan]:
+        for plan in plans[rank::world_size]:
+            if folder.part(plan.number).is_file():  # from an earlier call, or of another that draws here too
+                if (fault := folder.fault(plan.number)) is None:
+                    continue
+                say(f"{folder.part(plan.number)}: {fault}; drawn anew")
+            yield plan
+
+    def tell(plan: BatchPlan) -> None:
+        if on_samples is not None:
+            on_samples(len(plan.places) / evaluations)
+
+    evaluations = n_evaluations_of(sampling.solver, sampling.steps)
+    with Sampler(denoiser, sampling, plans) as sampler:
+        if sampler.device.type == "cuda":
+            say(f"rank {rank}: sampling {sampler.describe()}")
+        for plan, batch in sampler.batches(autoencoder, missing(), tell):
+            folder.write(plan.number, SampleColumns.from_batch(batch, plan.spacegroups))

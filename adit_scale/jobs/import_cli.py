@@ -163,7 +163,7 @@ def _write(
         "sampling": {
             k: v
             for k, v in asdict(SamplingConfig()).items()
-            if k not in ("crystals", "molecules", "batch_atoms")
+            if k not in ("crystals", "molecules", "batch_atoms", "cuda_graphs", "compile")
         },
         "data": data,
         "imported": {"file": path.name, "sha256": sha256, **found.state.facts},

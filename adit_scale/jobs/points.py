@@ -43,6 +43,7 @@ from adit_scale.tracking.journal import FILE_NAME, read_journal, read_run
 
 STUDY = "study.json"  # which nodes a study has, as last submitted; the report is the last
 LEAKAGE = "leakage"  # in the DONE.json of a reference node, by domain
+RECONSTRUCTED = "reconstructed"  # in its folder: the verdicts of the second ceiling
 CONSTANT_KEY = f"{VALIDATION_LOSS_KEY.rpartition('/')[0]}/constant_predictor_loss"
 
 

@@ -32,12 +32,10 @@ from adit_scale.evaluation.reconstruction import (
 from adit_scale.evaluation.score import Scores
 from adit_scale.jobs.evaluation import STAGES, training_references
 from adit_scale.jobs.node import NodeFolder, Result
-from adit_scale.jobs.points import LEAKAGE
+from adit_scale.jobs.points import LEAKAGE, RECONSTRUCTED
 from adit_scale.tracking.journal import Journal
 from adit_scale.training.run import choose_device
 from adit_scale.training.weights import load_autoencoder
-
-RECONSTRUCTED = "reconstructed"  # folder of the second ceiling
 
 
 def run(node: NodeFolder, config: StudyConfig) -> Result:
@@ -108,11 +106,11 @@ def reconstruct(node: NodeFolder, config: StudyConfig) -> Reconstruction:
         config.data,
         seed=config.seed,
         atom_budget=config.autoencoder.atom_budget,
-        micro_batch_atoms=config.parallel.micro_batch_atoms,
+        micro_batch_atoms=config.parallel.capacity_atoms,
     )
     parts = []
     for host_batch in loader.validation_batches(
-        config.evaluation.reference_sets, config.parallel.micro_batch_atoms
+        config.evaluation.reference_sets, config.parallel.capacity_atoms
     ):
         batch = host_batch.to(device)
         posterior = autoencoder.encode(batch.numbers_t, batch.positions_t3, batch.fractional_t3, batch.layout)

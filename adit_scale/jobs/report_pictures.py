@@ -7,7 +7,7 @@ from pathlib import Path
 
 from adit_scale.evaluation.pictures.figures import read_verdicts, verdicts_path, write_figures
 from adit_scale.evaluation.verdicts import Verdicts
-from adit_scale.jobs.reference import RECONSTRUCTED
+from adit_scale.jobs.points import RECONSTRUCTED
 from adit_scale.scaling.study_data import Point
 from adit_scale.scaling.table import RECONSTRUCTION_ROW
 

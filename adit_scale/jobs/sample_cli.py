@@ -16,11 +16,15 @@ data       shards whose sizes and spacegroups are drawn instead of those the mod
 autoencoder
            folder of the run that made the latents, where it has moved
 formats    some of extxyz,cif,cifs,sdf,shards (extxyz); may be asked for later
-processes  on this machine (1); torchrun and srun are understood too
+processes  on this machine (on a CPU one a core, where there is enough to draw; else 1); torchrun and srun are
+           understood too
 device, precision
            auto, cpu, cuda or cuda:N; auto, fp32 or bf16
 batch_atoms, batch_sets, pad_batches
-           what one batch holds; samples are the same to rounding for any, to the bit for equal ones
+           what one batch holds (batch_atoms=0: what suits the device); samples are the same to rounding for
+           any, to the bit for equal ones
+cuda_graphs, compile
+           on CUDA: auto, on or off; true or false
 """
 
 from __future__ import annotations
@@ -87,7 +91,7 @@ def _draw_and_finish(
 ) -> int:
     from adit_scale.data.tools.progress import ProgressBar
     from adit_scale.evaluation.sample_files import finish
-    from adit_scale.jobs.sample_processes import draw_in_processes
+    from adit_scale.jobs.sample_processes import draw_in_processes, usual_processes
 
     first = ranks.rank == 0
     if first:
@@ -96,8 +100,11 @@ def _draw_and_finish(
     with ProgressBar("structures", units=units, log_every_s=10.0 if first else float("inf")) as bar:
         missing = folder.missing()
         counter = _Counter(bar, order, missing, ranks)
-        if chosen.processes > 1 and missing:
-            draw_in_processes(words, chosen.processes, counter, bar.say)
+        processes = chosen.processes
+        if not processes and ranks.world_size == 1:
+            processes = usual_processes(order.device.type, len(missing), order.parameters)
+        if processes > 1 and missing:
+            draw_in_processes(words, processes, counter, bar.say)
         else:
             order.draw(folder, ranks, counter, bar.say)
         if missing := folder.missing():

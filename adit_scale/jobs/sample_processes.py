@@ -20,6 +20,23 @@ from adit_scale.errors import AditError, ConfigError, one_line
 _POLL_S = 0.1
 _STOP_S = 10.0  # until a process that was asked to stop is killed
 _REPORT_S = 0.2
+_BATCHES_EACH = 16  # that pay for the seconds in which a process starts
+_MOST_PARAMETERS = 50_000_000  # of networks that every process may hold
+
+
+def usual_processes(device_type: str, batches: int, parameters: int) -> int:
+    """How many processes draw where nobody says: on a CPU one a core, of one thread each, if there is enough.
+
+    Threads of one process wait for each other after every product, and far longer where other programs run;
+    the processes of a thread each never do (a row of benchmarks/sampling_cpu.py).
+    """
+    if device_type != "cpu" or parameters > _MOST_PARAMETERS:
+        return 1
+    return max(1, min(_cores(), batches // _BATCHES_EACH))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def draw_in_processes(
@@ -60,9 +77,8 @@ class _Child:
         self.rank, self.processes, self.say = rank, processes, say
         self._new = 0.0
         self._lock = threading.Lock()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         environment = {
-            "OMP_NUM_THREADS": str(max(1, cores // processes)),
+            "OMP_NUM_THREADS": str(max(1, _cores() // processes)),
             **os.environ,
             "RANK": str(rank),
             "WORLD_SIZE": str(processes),

@@ -26,6 +26,8 @@ _SETTINGS = {
     "batch_atoms": "batch_atoms",
     "batch_sets": "batch_sets",
     "pad_batches": "pad_batches",
+    "cuda_graphs": "cuda_graphs",
+    "compile": "compile",
 }
 _OWN = (
     "run", "n", "domain", "out", "guidance_interval", "processes", "formats", "device", "data", "autoencoder",
@@ -37,7 +39,8 @@ KEYS = (*_OWN[:4], *_SETTINGS, *_OWN[4:])
 class SampleWords:
     """run, out: folders. n: samples a domain. domains: None asks for all there are training data of.
 
-    changes: fields of SamplingConfig that are said. data, autoencoder: folders, "" where not said.
+    changes: fields of SamplingConfig that are said. processes: 0 where not said. data, autoencoder: folders,
+    "" where not said.
     """
 
     run: Path
@@ -45,7 +48,7 @@ class SampleWords:
     n: int
     domains: tuple[int, ...] | None
     changes: Mapping[str, object]
-    processes: int = 1
+    processes: int = 0
     formats: tuple[str, ...] = ("extxyz",)
     device: str = "auto"
     data: str = ""
@@ -69,7 +72,7 @@ class SampleWords:
             n=whole_number("n", said.get("n", "1000"), 1),
             domains=_domains(said["domain"]) if "domain" in said else None,
             changes=changes,
-            processes=whole_number("processes", said.get("processes", "1"), 1),
+            processes=whole_number("processes", said["processes"], 1) if "processes" in said else 0,
             formats=_formats(said.get("formats", "extxyz")),
             device=said.get("device", "auto"),
             data=said.get("data", ""),

@@ -23,11 +23,12 @@ from adit_scale.diffusion.conditions import check_spacegroups
 from adit_scale.diffusion.config import SamplingConfig
 from adit_scale.diffusion.generate import (
     BatchPlan,
+    for_device,
     plan_batches,
-    resolve_precision,
     sizes_asked,
     spacegroups_asked,
 )
+from adit_scale.diffusion.inference import why_no_graphs
 from adit_scale.errors import ConfigError
 from adit_scale.evaluation.draw import Samples, draw_into, draw_samples
 from adit_scale.evaluation.samples import SampleFolder, write_synced
@@ -76,13 +77,19 @@ class Order:
         """All batches; a part of the folder each."""
         return plan_batches(self.sizes, self.sampling, self.spacegroups)
 
+    @property
+    def parameters(self) -> int:
+        """Of both networks."""
+        networks = self.model.denoiser, self.model.autoencoder
+        return sum(p.numel() for network in networks for p in network.parameters())
+
     def folder(self, path: Path, start_over: bool = False) -> SampleFolder:
         """Begin or take up again the folder of these samples. Raises ConfigError where it holds others, or
         with ``start_over`` throws those away.
         """
         settings = asdict(self.sampling)
         counts = {DOMAIN_NAMES[domain]: len(sizes) for domain, sizes in self.sizes.items()}
-        for own in ("crystals", "molecules"):
+        for own in ("crystals", "molecules", "cuda_graphs", "compile"):
             settings.pop(own)
         record = {
             "samples": counts,
@@ -97,6 +104,7 @@ class Order:
             "run": str(self.model.place.absolute()),
             "training_data": self.model.data.place,
             "denoiser": self.model.denoiser.config.name,
+            "cuda_graphs": why_no_graphs(self.sampling, self.model.denoiser, self.device) or "on",
             "adit_scale": __version__,
         }
         return SampleFolder.begin(path, record, about, start_over)
@@ -130,12 +138,10 @@ def make_order(
     counts: samples by domain. Raises ConfigError, naming the setting, for what the model cannot be asked.
     """
     sampling = replace(
-        sampling,
-        crystals=counts.get(CRYSTAL, 0),
-        molecules=counts.get(MOLECULE, 0),
-        precision=resolve_precision(sampling, device),
+        for_device(sampling, device), crystals=counts.get(CRYSTAL, 0), molecules=counts.get(MOLECULE, 0)
     )
     sampling.validate()
+    why_no_graphs(sampling, model.denoiser, device)
     data = model.data
     _check_domains(counts, data)
     drawn = sampling.chosen_spacegroup is None and CRYSTAL in counts

@@ -80,8 +80,10 @@ def cheap(config: settings.StudyConfig) -> settings.StudyConfig:
         crystals=min(n, config.sampling.crystals),
         molecules=min(n, config.sampling.molecules),
         steps=config.diffusion.sample_steps,
-        batch_atoms=min(BATCH_ATOMS, config.sampling.batch_atoms),
+        batch_atoms=min(BATCH_ATOMS, config.sampling.batch_atoms or BATCH_ATOMS),
         pad_batches=False,
+        cuda_graphs="off",
+        compile=False,
         atoms=DRAWN,
         spacegroup=NO_LABEL,
     )

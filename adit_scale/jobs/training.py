@@ -54,6 +54,8 @@ def _torchrun(folder: Path, world_size: int) -> set[int]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    # torch 2.11 has no argument for it; it ignores this too, and gives the ranks 30 s.
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVE_GRACE_S)
     try:
         torchrun(worker_command(folder, world_size))
     except SignalException:
@@ -68,7 +70,6 @@ def worker_command(folder: Path, world_size: int) -> list[str]:
     return [
         *("--nnodes", "1", "--nproc-per-node", str(world_size)),
         *("--signals-to-handle", HANDED_ON),
-        *("--shutdown-timeout", str(SAVE_GRACE_S)),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
         *("-m", "adit_scale.jobs.worker", str(folder)),
     ]

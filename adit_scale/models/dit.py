@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from adit_scale.atoms import DOMAIN_NAMES, PackedLayout
 from adit_scale.models.config import DenoiserConfig
+from adit_scale.models.kernels import Modulated, gated_add, modulated_norm, spread
 from adit_scale.models.transformer import (
     BlockStack,
     Fp32Linear,
@@ -27,7 +28,6 @@ N_DOMAINS = len(DOMAIN_NAMES) + 1  # 0 is the null label
 N_SPACEGROUPS = 231  # 0 is the null label
 TIME_FEATURES = 256
 TIME_MAX_PERIOD = 10_000
-NORM_EPS = 1e-6
 
 
 def time_features(t_s: Tensor, dtype: torch.dtype) -> Tensor:
@@ -36,18 +36,6 @@ def time_features(t_s: Tensor, dtype: torch.dtype) -> Tensor:
     k = torch.arange(half, device=t_s.device, dtype=torch.float64)
     angle = t_s[:, None].double() * torch.exp(k * (-math.log(TIME_MAX_PERIOD) / half))
     return torch.cat([angle.cos(), angle.sin()], dim=1).to(dtype)
-
-
-def modulated_norm(x_td: Tensor, shift_td: Tensor, scale_td: Tensor) -> Tensor:
-    """A layer norm without weights, then scale and shift: a row an atom, or one row for all."""
-    if shift_td.shape[0] == 1:  # one kernel instead of three
-        return F.layer_norm(x_td, x_td.shape[-1:], 1 + scale_td[0], shift_td[0], eps=NORM_EPS)
-    return torch.addcmul(shift_td, F.layer_norm(x_td, x_td.shape[-1:], eps=NORM_EPS), 1 + scale_td)
-
-
-def expand_rows(x_rd: Tensor, row_of_atom_t: Tensor | None) -> Tensor:
-    """Copy each row to its atoms, ``(R, d)`` to ``(T, d)``; None leaves one row that is for all of them."""
-    return x_rd if row_of_atom_t is None else x_rd.index_select(0, row_of_atom_t)
 
 
 class TimeEmbedding(nn.Module):
@@ -62,7 +50,7 @@ class TimeEmbedding(nn.Module):
         return self.fc2(F.silu(self.fc1(time_features(t_s, at_least_fp32(trunk_dtype(self))))))
 
 
-class DiTBlock(nn.Module):
+class DiTBlock(Modulated):
     """adaLN-Zero: attention and MLP, each normed, shifted, scaled and gated by the set's condition."""
 
     def __init__(self, config: DenoiserConfig, backend: str = "auto") -> None:
@@ -76,13 +64,16 @@ class DiTBlock(nn.Module):
         self, x_td: Tensor, condition_rd: Tensor, row_of_atom_t: Tensor | None, layout: PackedLayout
     ) -> Tensor:
         """condition_rd: ``(R, d)``, after the SiLU that all blocks share."""
-        modulation_td = expand_rows(self.modulation(condition_rd), row_of_atom_t)
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation_td.chunk(6, dim=-1)
-        x_td = torch.addcmul(x_td, gate1, self.attention(modulated_norm(x_td, shift1, scale1), layout))
-        return torch.addcmul(x_td, gate2, self.mlp(modulated_norm(x_td, shift2, scale2)))
+        modulation_rd, row_of_atom_t = spread(self.modulation(condition_rd), row_of_atom_t, self.kernels)
+        rows = row_of_atom_t, layout, self.kernels
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation_rd.chunk(6, dim=-1)
+        x_td = gated_add(
+            x_td, gate1, self.attention(modulated_norm(x_td, shift1, scale1, *rows), layout), *rows
+        )
+        return gated_add(x_td, gate2, self.mlp(modulated_norm(x_td, shift2, scale2, *rows)), *rows)
 
 
-class FinalLayer(nn.Module):
+class FinalLayer(Modulated):
     """The last modulated norm and the head, in float32."""
 
     def __init__(self, width: int, latent: int) -> None:
@@ -90,9 +81,13 @@ class FinalLayer(nn.Module):
         self.modulation = Fp32Linear(width, 2 * width)
         self.head = Fp32Linear(width, latent)
 
-    def forward(self, x_td: Tensor, condition_rd: Tensor, row_of_atom_t: Tensor | None) -> Tensor:
-        shift_td, scale_td = expand_rows(self.modulation(condition_rd), row_of_atom_t).chunk(2, dim=-1)
-        return self.head(modulated_norm(x_td.to(shift_td.dtype), shift_td, scale_td))
+    def forward(
+        self, x_td: Tensor, condition_rd: Tensor, row_of_atom_t: Tensor | None, layout: PackedLayout
+    ) -> Tensor:
+        modulation_rd, row_of_atom_t = spread(self.modulation(condition_rd), row_of_atom_t, self.kernels)
+        shift_rd, scale_rd = modulation_rd.chunk(2, dim=-1)
+        x_td = x_td.to(modulation_rd.dtype)
+        return self.head(modulated_norm(x_td, shift_rd, scale_rd, row_of_atom_t, layout, self.kernels))
 
 
 class Denoiser(nn.Module):
@@ -159,4 +154,4 @@ class Denoiser(nn.Module):
         x_td = self.input(torch.cat([x_td, self_conditioning_td], dim=-1))
         x_td = (x_td + index_embedding(layout, self.config.width, x_td.dtype)).to(dtype)
         x_td = self.blocks(x_td, condition_rd, row_of_atom_t, layout)
-        return self.final(x_td, condition_rd, row_of_atom_t)
+        return self.final(x_td, condition_rd, row_of_atom_t, layout)

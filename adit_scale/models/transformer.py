@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from adit_scale.atoms import PackedLayout
-from adit_scale.models.attention import packed_attention
+from adit_scale.models.attention import SelfAttention
 
 INDEX_PERIOD = 2048
 
@@ -103,47 +103,24 @@ class BlockStack(nn.ModuleList):
 
 
 def prepare_blocks(
-    module: nn.Module, recompute: bool, compiled: bool, backend: str | Callable = "inductor"
+    module: nn.Module,
+    recompute: bool,
+    compiled: bool,
+    backend: str | Callable = "inductor",
+    fullgraph: bool = True,
 ) -> None:
     """Let every stack of blocks in ``module`` recompute its blocks and run them compiled, in place.
 
-    Compiled for the shapes of the first batch: later batches of another capacity compile anew. Parameters
-    keep their names.
+    Compiled for the shapes of the first batch and its layout's bound on the size of a set: batches of another
+    capacity compile anew, those of another mix of sizes do not. Parameters keep their names.
+    fullgraph: a block is one graph, and anything that would break it raises.
     """
     for stack in module.modules():
         if isinstance(stack, BlockStack):
             stack.recompute = recompute
             if compiled:
                 for block in stack:
-                    block.compile(dynamic=False, backend=backend)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention inside each set, with one packed projection for queries, keys and values.
-
-    base_head_width: scores are scaled by its root over the head width; 0 is one over the head width's root.
-    """
-
-    def __init__(self, width: int, heads: int, backend: str = "auto", base_head_width: int = 0) -> None:
-        super().__init__()
-        self.heads = heads
-        self.backend = backend
-        # None where both are the same, so that not a bit differs.
-        head_width = width // heads
-        self.scale = base_head_width**0.5 / head_width if base_head_width not in (0, head_width) else None
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Xavier-uniform over the packed projection and zero biases, as ``nn.MultiheadAttention`` starts."""
-        nn.init.xavier_uniform_(self.qkv.weight)
-        nn.init.zeros_(self.qkv.bias)
-        nn.init.zeros_(self.proj.bias)
-
-    def forward(self, x_td: Tensor, layout: PackedLayout) -> Tensor:
-        q, k, v = self.qkv(x_td).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        return self.proj(packed_attention(q, k, v, layout, self.backend, self.scale).flatten(1))
+                    block.compile(fullgraph=fullgraph, dynamic=False, backend=backend)
 
 
 class Mlp(nn.Module):

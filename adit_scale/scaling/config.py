@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adit_scale.errors import ConfigError, check_range
+from adit_scale.performance.constants import find_network
 from adit_scale.training.peaks import GPUS
 
 SIZE_AXIS = "model/denoiser"
+ASSUMED_MFU = 0.4
 # Axes whose values are no settings of a point: they decide its settings (scaling/designs.py).
 BUDGET_AXIS, DECAY_AXIS = "sweep.budgets_flops", "sweep.decays"
 
@@ -139,12 +141,15 @@ class BudgetConfig:
 
     gpu_hours: `submit` refuses what is left to do where it needs more; 0 is no limit.
     gpu: whose peak (training/peaks.py). mfu: the share of that peak which runs reach, over 0 to 1.
+    network: between the GPUs (adit_scale/performance/constants.json): hours of diffusion runs are then of the
+        step model, with exchange, update and all else; "" reckons from FLOPs alone.
     price_per_gpu_hour: in any currency; 0 shows no prices.
     """
 
     gpu_hours: float = 0.0
     gpu: str = "h100"
-    mfu: float = 0.4
+    mfu: float = ASSUMED_MFU
+    network: str = ""
     price_per_gpu_hour: float = 0.0
 
     def validate(self) -> None:
@@ -153,3 +158,5 @@ class BudgetConfig:
         check_range("budget.mfu", self.mfu, 0.001, 1)
         if self.gpu.lower() not in GPUS:
             raise ConfigError(f"budget.gpu is {self.gpu!r}; expected one of {', '.join(GPUS)}")
+        if self.network:
+            find_network(self.network, self.gpu)

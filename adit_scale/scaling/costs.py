@@ -21,6 +21,10 @@ from adit_scale.models.ladder import (
     forward_flops,
     training_flops,
 )
+from adit_scale.performance.constants import Network, find_network
+from adit_scale.performance.measured import measured_mfu
+from adit_scale.performance.step import Machine, StepTime, Work, gpu_machine, step_time
+from adit_scale.scaling.config import ASSUMED_MFU, BudgetConfig
 from adit_scale.scaling.points import EpochContents
 from adit_scale.training.config import AutoencoderStageConfig, DiffusionStageConfig, ParallelConfig
 from adit_scale.training.memory import FP32, plan_memory
@@ -43,6 +47,36 @@ def diffusion_flops(config: StudyConfig, epoch: EpochContents) -> tuple[float, f
     if stage.latent_cache:
         return own, own
     return own, own + epochs * _sum(epoch.visits, lambda n: encoder_flops(model.autoencoder, [n]))
+
+
+def step_work(config: StudyConfig, epoch: EpochContents) -> Work:
+    """What one step of a diffusion run holds, on average."""
+    stage = config.diffusion
+    flops, total = diffusion_flops(config, epoch)
+    epochs = epoch.epochs(stage.steps, stage.atom_budget)
+    return Work(flops, total - flops, epochs * epoch.atoms, epochs * epoch.sets).times(1 / stage.steps)
+
+
+def step_machine(budget: BudgetConfig, config: StudyConfig) -> Machine:
+    """``budget.gpu`` at ``budget.mfu``, or where that is left at its default at what was measured on it."""
+    found = measured_mfu(config.model.denoiser.name, budget.gpu) if budget.mfu == ASSUMED_MFU else None
+    mfu, source = found or (budget.mfu, "budget.mfu, assumed")
+    machine = gpu_machine(budget.gpu, mfu, config.diffusion.encoder_precision, source)
+    return replace(machine, loaders=max(1, config.data.workers))
+
+
+def diffusion_step(
+    config: StudyConfig, budget: BudgetConfig, epoch: EpochContents, gpus_per_node: int = 0
+) -> StepTime:
+    """A step of a diffusion run on GPUs over ``budget.network``, by the model of adit_scale/performance.
+
+    gpus_per_node: where a launcher says it; else the network's own. Raises ConfigError.
+    """
+    network: Network = find_network(budget.network, budget.gpu)
+    if gpus_per_node:
+        network = replace(network, gpus_per_node=gpus_per_node)
+    parallel, machine = definite(config.parallel, on_gpu=True), step_machine(budget, config)
+    return step_time(config.model, config.diffusion, parallel, step_work(config, epoch), machine, network)
 
 
 def latent_cache_flops(config: StudyConfig, epoch: EpochContents) -> float:

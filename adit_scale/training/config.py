@@ -15,6 +15,10 @@ BUCKET_ELEMENTS = 50_000_000
 # In the folder weights/ of a run, and of a snapshot.
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "config.json"
 PRECISIONS = ("auto", "fp32", "bf16")
+ATTENTIONS = ("auto", "flash", "grouped")
+KERNELS = ("auto", "torch", "triton")
+MICRO_BATCHES = ("fixed", "auto")
+MICRO_BATCH_ATOMS = 4096  # where parallel.micro_batch_atoms names none
 # The trunk_digest of a study's decay branch: the trunk is an input, and not trained yet when this is written.
 OF_TRUNK = "input"
 PARAMETRIZATIONS = ("standard", "mup")
@@ -268,7 +272,13 @@ class ParallelConfig:
 
     precision: of matrix products, and so the rounding of everything behind them;
         ``auto`` takes bf16 where the device multiplies it faster, else fp32.
-    micro_batch_atoms: capacity of a micro-batch on one device.
+    attention: ``flash`` is FlashAttention on packed sets, CUDA in bf16; ``grouped`` runs anywhere; ``auto``
+        takes flash where it can run.
+    kernels: of the blocks' modulation: ``torch``, or fused ``triton`` ones (CUDA); ``auto`` takes the faster.
+    micro_batch: ``fixed``, or ``auto``: the largest one that fits is found before the first step
+        (training/micro_batch.py), at most an equal share of the step.
+    micro_batch_atoms: capacity of a micro-batch on one device; with ``micro_batch=auto`` its upper limit.
+        0 is 4,096, and with auto as large as fits.
     activation_checkpointing: keep only the input of each block for the backward pass and compute the rest
         again: less memory for a third more work, the same numbers.
     compile: run the blocks compiled, on micro-batches of one fixed capacity (about 2% of it empty).
@@ -282,7 +292,10 @@ class ParallelConfig:
     world_size: int = 1
     zero_stage: int = 1
     precision: str = "fp32"
-    micro_batch_atoms: int = 4096
+    attention: str = "auto"
+    kernels: str = "auto"
+    micro_batch: str = "fixed"
+    micro_batch_atoms: int = 0
     activation_checkpointing: bool = False
     compile: bool = False
     threads: int = 0
@@ -290,19 +303,26 @@ class ParallelConfig:
     wall_time_s: float = 0.0
     hang_timeout_s: float = 1800.0
 
+    @property
+    def capacity_atoms(self) -> int:
+        """The most atoms of a micro-batch, where the settings alone say it."""
+        return self.micro_batch_atoms or MICRO_BATCH_ATOMS
+
     def validate(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
             raise ConfigError(f"parallel.zero_stage is {self.zero_stage}; expected 0, 1, 2 or 3")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"parallel.precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
-            )
+        for key, known in (("precision", PRECISIONS), ("attention", ATTENTIONS), ("kernels", KERNELS),
+                           ("micro_batch", MICRO_BATCHES)):  # fmt: skip
+            if getattr(self, key) not in known:
+                raise ConfigError(
+                    f"parallel.{key} is {getattr(self, key)!r}; expected one of {', '.join(known)}"
+                )
         if self.precision == "bf16" and self.zero_stage == 0:
             raise ConfigError(
                 "parallel.precision=bf16 with parallel.zero_stage=0 keeps no fp32 master weights; "
                 "set parallel.zero_stage=1"
             )
-        for key, low in (("world_size", 1), ("micro_batch_atoms", 1), ("threads", 0),
+        for key, low in (("world_size", 1), ("micro_batch_atoms", 0), ("threads", 0),
                          ("wall_time_s", 0), ("hang_timeout_s", 0)):  # fmt: skip
             check_range(f"parallel.{key}", getattr(self, key), low)
         if self.device not in ("auto", "cpu", "cuda"):

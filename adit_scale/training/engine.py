@@ -8,15 +8,19 @@ list of named ranges that any other can read.
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.runtime import bf16_optimizer
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
 from adit_scale.training.config import BUCKET_ELEMENTS, OptimConfig, ParallelConfig
@@ -86,6 +90,7 @@ class Engine:
         self._names = {p: name for name, p in self._engine.module.named_parameters() if p.requires_grad}
         self._inner = adamw if self.zero_stage == 0 else self._engine.optimizer.optimizer
         self._create_optimizer_state()
+        _spare_small_kernels(self._engine.optimizer)
 
     # -- one step ------------------------------------------------------------------------------------------
 
@@ -106,10 +111,12 @@ class Engine:
         nan_if_not_finite = loss.detach() * 0.0
         self._engine.backward(loss * (self.world_size + nan_if_not_finite), scale_wrt_gas=False)
 
-    def step(self, lr: float) -> tuple[float, bool]:
+    def step(self, lr: float) -> tuple[Tensor, bool]:
         """Apply the accumulated gradient. Returns (global gradient norm before clipping, applied).
 
-        A non-finite gradient leaves weights, moments and step counter as they were.
+        A non-finite gradient leaves weights, moments and step counter as they were. To decide that, the norm
+        is waited for once, before the update; the norm returned is a scalar on the device, NaN where not
+        applied.
         """
         set_learning_rate(self._inner.param_groups, lr)
         if self.zero_stage == 0:
@@ -118,14 +125,13 @@ class Engine:
             if not torch.isfinite(norm):
                 self._engine.optimizer.zero_grad()
                 self._engine.zero_grad()
-                return float(norm), False
+                return norm, False
             self._engine.step()
-            return float(norm), True
+            return norm, True
         skipped_before = self._engine.skipped_steps
         self._engine.step()
         applied = self._engine.skipped_steps == skipped_before
-        norm_value = self._engine.get_global_grad_norm()
-        return (float(norm_value) if applied else float("nan")), applied
+        return torch.as_tensor(self._engine.get_global_grad_norm() if applied else math.nan), applied
 
     # -- fragments -----------------------------------------------------------------------------------------
 
@@ -226,12 +232,55 @@ def _gradient_norm(module: nn.Module) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients)
 
 
+def _spare_small_kernels(optimizer: Any) -> None:
+    """Let DeepSpeed's optimizers do in one operation what they do in several for every parameter.
+
+    The sums are the same. ZeRO 1 and 2: norms accumulate in float64 without a float64 copy of each gradient,
+    and a non-finite gradient is found by the norm, not also by two extrema of each. ZeRO 1 in bf16: all
+    gradients of a group lie in one array, whose norm is taken and which is clipped.
+    """
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        optimizer.get_grad_norm_direct = functools.partial(_norm_of_ranks, optimizer)
+        optimizer.check_overflow = lambda partition_gradients=True: None
+    elif isinstance(optimizer, bf16_optimizer.BF16_Optimizer):
+        flat = optimizer.fp32_groups_gradients_flat
+        optimizer.get_grads_for_norm = lambda for_clipping=False: flat if for_clipping else (flat, {})
+        optimizer.update_hp_grads = functools.partial(_add_gradients, optimizer)
+
+
+def _norm_of_ranks(
+    optimizer: DeepSpeedZeroOptimizer, gradients: Sequence[Tensor], params: object, norm_type: int = 2
+) -> Tensor:
+    """L2 norm of a group's gradients, of which each rank holds a part; float32 scalar. A collective call."""
+    assert norm_type == 2, norm_type
+    flat = getattr(gradients, "flat_partition", None)  # there in bf16; padded with zeros
+    parts = [flat] if flat is not None else [g for g in gradients if not getattr(g, "_zero_padding", False)]
+    norms = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts]
+    norms = norms or [torch.zeros((), dtype=torch.float64, device=optimizer.device)]
+    total = torch.stack(norms).square().sum().float()
+    dist.all_reduce(total, group=optimizer.dp_process_group)
+    return total.sqrt()
+
+
+@torch.no_grad()
+def _add_gradients(optimizer: bf16_optimizer.BF16_Optimizer, clear_lp_grads: bool = False) -> None:
+    """Add a micro-batch's bf16 gradients to the step's in fp32, without copies in fp32, and drop them."""
+    for group, totals in zip(optimizer.bf16_groups, optimizer.fp32_groups_gradients, strict=True):
+        there = [(p, total) for p, total in zip(group, totals, strict=True) if p.grad is not None]
+        if there:
+            torch._foreach_add_([total for _, total in there], [p.grad.view(t.shape) for p, t in there])
+        for p, _ in there:
+            p.grad = None
+
+
 def _deepspeed_config(optim: OptimConfig, parallel: ParallelConfig, module: nn.Module) -> dict:
     """DeepSpeed's own settings. Batch sizes are ours to keep: it is told one of each."""
     n_parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
     zero = {
         "stage": parallel.zero_stage,
         "overlap_comm": False,
+        # One rank exchanges nothing: gradients need no copy in a bucket.
+        "contiguous_gradients": dist.get_world_size() > 1,
         "reduce_bucket_size": min(BUCKET_ELEMENTS, n_parameters),
     }
     config: dict = {
@@ -241,6 +290,8 @@ def _deepspeed_config(optim: OptimConfig, parallel: ParallelConfig, module: nn.M
         "zero_allow_untested_optimizer": True,
         "zero_optimization": zero,
         "steps_per_print": 1_000_000_000,
+        # On by default, and then waits for the device at the first forward and the last line of every step.
+        "timers": {"throughput": {"enabled": False}},
     }
     if parallel.precision == "bf16":
         config["bf16"] = {"enabled": True}

@@ -93,7 +93,7 @@ def give_up(
     device = next(module.parameters()).device
 
     def loss(batch: PackedBatch) -> Tensor:
-        return stage.loss(module, batch.to(device), totals)[0]
+        return stage.loss(module, stage.prepare(batch.to(device), totals), totals)[0]
 
     losses = [set_losses(loss, batch) for batch in batches.batches]
     record = {

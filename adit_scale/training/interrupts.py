@@ -42,6 +42,7 @@ class StopRequest:
         self._wall_time_s = wall_time_s
         self._request = 0  # a signal's number, or _WALL_TIME
         self._asked_s: float | None = None  # when the first TERM or INT came
+        self._answer: _Answer | None = None  # of the ranks, to the last call of ``agreed``
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -92,15 +93,38 @@ class StopRequest:
         return signal.Signals(self._request).name
 
     def agreed(self, device: torch.device) -> bool:
-        """True on every rank if any rank was asked to stop. A collective call."""
+        """True on every rank if any rank was asked to stop. A collective call.
+
+        Several ranks on CUDA learn of it one call later: to read an answer at once is to wait for the device.
+        """
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
             self._request = self._request or _WALL_TIME
-        if dist.get_world_size() > 1:
-            request = torch.tensor([self._request], dtype=torch.int32, device=device)
-            dist.all_reduce(request, op=dist.ReduceOp.MAX)
-            self._request = int(request.item()) or self._request
-            return bool(request.item())
-        return bool(self._request)
+        if dist.get_world_size() == 1:
+            return bool(self._request)
+        request = torch.full((1,), self._request, dtype=torch.int32, device=device)
+        dist.all_reduce(request, op=dist.ReduceOp.MAX)
+        before, self._answer = self._answer, _Answer(request)
+        known = before if request.is_cuda else self._answer
+        agreed = known.read() if known else 0
+        self._request = agreed or self._request
+        return bool(agreed)
+
+
+class _Answer:
+    """A number on its way from the device."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self._value, self._here = value, None
+        if value.is_cuda:
+            self._value = torch.empty_like(value, device="cpu", pin_memory=True)
+            self._value.copy_(value, non_blocking=True)
+            self._here = torch.cuda.Event()
+            self._here.record()
+
+    def read(self) -> int:
+        if self._here is not None:
+            self._here.synchronize()
+        return int(self._value.item())
 
 
 def process_age_s() -> float:

@@ -6,7 +6,8 @@
 
 Augmentation k is what training on the fly draws in epoch k. A visit takes one of the K by a draw of its own
 and its posterior noise anew, so that only rotations and shifts repeat. Files are memory-mapped; a build that
-was killed goes on where it stopped, ranks share the work, and runs that build at once write the same bytes.
+was killed goes on where it stopped; ranks share the work, and so do runs that build at once, which write the
+same bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,11 +64,14 @@ class LatentCache:
         n_pieces = len(self._first_sets) - 1
         tasks = [(piece, k) for piece in range(n_pieces) for k in range(self.n_augmentations)]
         mine = [task for task in tasks[rank::world_size] if not self._path(*task).is_file()]
+        # In an order of its own: runs that build at once meet few files twice, and take what others wrote.
+        random.Random().shuffle(mine)
         reader = ShardReader(self._manifest, "train")
         if mine:
             with Progress(len(mine), "latents", enabled=rank == 0) as progress:
                 for done, (piece, k) in enumerate(mine, start=1):
-                    self._write(piece, k, self._encoded(reader, piece, k, encode, atoms, device))
+                    if not self._path(piece, k).is_file():
+                        self._write(piece, k, self._encoded(reader, piece, k, encode, atoms, device))
                     progress.advance(done)
         dist.barrier()
 

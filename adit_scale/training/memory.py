@@ -7,7 +7,7 @@ backward of a step and its update (measured tensor by tensor in benchmarks/memor
 |---|---|---|---|---|
 | 0 (fp32) | 4N | 4N | the weights | 8N |
 | 1 fp32 | 4N | 4N/W | 4N/W | 8N/W |
-| 1 bf16 | 2N | 4N fp32 + 2N bf16 | 4N/W | 8N/W |
+| 1 bf16 | 2N | 4N fp32 + 2N bf16 (until a backward ends) | 4N/W | 8N/W |
 | 2 | bN | 4N/W | 4N/W | 8N/W |
 | 3 | bN/W | 4N/W | 4N/W | 8N/W |
 
@@ -29,6 +29,7 @@ PER_ATOM_FEATURE_BYTES = 20  # kept per atom and feature outside the blocks (hea
 # Gradients on their way through one block, in arrays of atoms x features: two of the MLP's hidden width, six
 # of the modulation's, and a few of the stream's.
 BACKWARD_ARRAYS = 16
+FUSED_MODULATION_ARRAYS = 10  # that a block keeps fewer (docs/benchmarks.md, "Fused modulation")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def plan_memory(model: ModelConfig, parallel: ParallelConfig, stage: str, cuda: 
     inputs in float32.
     """
     assert parallel.precision in ("fp32", "bf16"), parallel.precision
-    world, atoms = parallel.world_size, parallel.micro_batch_atoms
+    world, atoms = parallel.world_size, parallel.capacity_atoms
     frozen = 0
     if stage == "diffusion":
         n = denoiser_parameters(model.denoiser)
@@ -125,10 +126,13 @@ def denoiser_activations(
 
     A block keeps 21 + 2 r arrays of atoms x width, r the MLP's ratio: 6 of modulation; input, norm, 1 + scale
     and modulated norm, twice; queries, keys and values; attention's output before and after it is laid
-    together; the two branches' outputs; 2 r inside the MLP. Recomputed, it keeps its input.
+    together; the two branches' outputs; 2 r inside the MLP. Recomputed, it keeps its input. Fused modulation
+    (``parallel.kernels``, on CUDA) reads a set's row in place: no modulation an atom, no norm and 1 + scale.
     """
     stream = working_bytes(parallel.precision) * atoms * config.width
-    block = (21 + 2 * config.mlp_ratio) * stream + _attention_extra(parallel, atoms, config.width, cuda)
+    saved = FUSED_MODULATION_ARRAYS if cuda and parallel.kernels != "torch" else 0
+    arrays = 21 + 2 * config.mlp_ratio - saved
+    block = arrays * stream + _attention_extra(parallel, atoms, config.width, cuda)
     return _stack(config.depth, block, parallel, atoms, config.width)
 
 

@@ -31,6 +31,8 @@ class Meters:
 
     def __init__(self, device: torch.device):
         self._device = device
+        # Made once: to make it on the device is to wait for the device.
+        self._share = torch.tensor(1.0 / dist.get_world_size(), dtype=torch.float64, device=device)
         self._sums: dict[str, Tensor] = {}
 
     def add(self, sums: dict[str, tuple[Tensor, Tensor]]) -> None:
@@ -39,13 +41,13 @@ class Meters:
             value = torch.stack([x.detach().double() for x in pair])
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def add_step(self, loss_part: Tensor, gradient_norm: float) -> None:
+    def add_step(self, loss_part: Tensor, gradient_norm: Tensor) -> None:
         """Add one applied step: this rank's part of its loss, and the norm that all ranks share.
 
         The denominators count ranks' shares of a step, so that sums over ranks give means over steps.
         """
-        share = torch.tensor(1.0 / dist.get_world_size(), dtype=torch.float64, device=self._device)
-        self.add({"loss": (loss_part, share), "gradient_norm": (gradient_norm * share, share)})
+        share = self._share
+        self.add({"loss": (loss_part, share), "gradient_norm": (gradient_norm.double() * share, share)})
 
     def means(self) -> dict[str, float]:
         """Means over all ranks since the last call, NaN where nothing was counted; then starts anew.

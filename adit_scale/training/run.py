@@ -20,13 +20,16 @@ from adit_scale.data.loader import BatchLoader
 from adit_scale.errors import ConfigError
 from adit_scale.models.precision import multiplies_bf16
 from adit_scale.training import weights
+from adit_scale.training.backends import decide
 from adit_scale.training.config import ParallelConfig
+from adit_scale.training.out_of_memory import Sizes, fits_or_says
 from adit_scale.training.stages import AutoencoderStage, DiffusionStage, Stage
 
 if TYPE_CHECKING:
     from adit_scale.training.side_scoring import SideScoring
 
 SINGLE_PROCESS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+ANY_SIZE = 1 << 40  # atoms; more than a step has
 # From the run's folder, settings and autoencoder weights to what scores its samples; None for no samples.
 ScorerFactory = Callable[[Path, StudyConfig, Path], "SideScoring | None"]
 
@@ -58,32 +61,45 @@ def train(
     if joined_here:
         init_process_group(device)
     _check_world_size(config.parallel)
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    settings = config.autoencoder if kind == "autoencoder" else config.diffusion
-    loader = BatchLoader(
-        config.data,
-        seed=config.seed,
-        atom_budget=settings.atom_budget,
-        micro_batch_atoms=config.parallel.micro_batch_atoms,
-        rank=rank,
-        world_size=world_size,
-        capacity=config.parallel.compile,
-        pin_memory=device.type == "cuda",
-    )
+    loader = _open_loader(kind, config, device)
     stage = _build_stage(kind, config, loader.datasets, autoencoder_weights, device)
+    sizes = Sizes(loader.visits_by_size)
+    searched = config.parallel.micro_batch == "auto"
+    config, setup = decide(folder, config, stage, sizes, device)
+    if searched:
+        loader = _open_loader(kind, config, device)
     if isinstance(stage, DiffusionStage) and config.diffusion.latent_cache:
         root = _latents_root(folder, autoencoder_weights)
-        stage.open_latents(root, loader.manifest, config.parallel.micro_batch_atoms, device)
+        stage.open_latents(root, loader.manifest, setup.micro_batch.atoms, device)
+    elif isinstance(stage, DiffusionStage) and config.parallel.compile:
+        stage.compile_encoder()
     samples = None
     if make_scorer and kind == "diffusion":
         assert autoencoder_weights is not None
         samples = make_scorer(folder, config, autoencoder_weights)
-    with loader:
-        finished = Trainer(folder, config, stage, loader, device, samples, start_from).fit()
+    with loader, fits_or_says(config, stage, sizes, device):
+        finished = Trainer(folder, config, stage, loader, device, samples, start_from, setup).fit()
     dist.barrier()
     if joined_here:
         dist.destroy_process_group()
     return finished
+
+
+def _open_loader(kind: str, config: StudyConfig, device: torch.device) -> BatchLoader:
+    """Of this rank. Before a micro-batch is searched for, it may be of any size."""
+    settings = config.autoencoder if kind == "autoencoder" else config.diffusion
+    parallel = config.parallel
+    any_size = parallel.micro_batch == "auto" and not parallel.micro_batch_atoms
+    return BatchLoader(
+        config.data,
+        seed=config.seed,
+        atom_budget=settings.atom_budget,
+        micro_batch_atoms=ANY_SIZE if any_size else parallel.capacity_atoms,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        capacity=parallel.compile,
+        pin_memory=device.type == "cuda",
+    )
 
 
 def _latents_root(folder: Path, autoencoder_weights: Path | None) -> Path:

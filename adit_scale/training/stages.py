@@ -1,8 +1,10 @@
 """The two stages: what a step computes, what it measures, and what is scored on held-out sets.
 
 The trainer knows neither. A stage owns the module that is trained, turns a packed batch into this rank's part
-of the step's loss, and evaluates EMA weights on a fixed validation grid. Losses are sums over sets (or atoms)
-divided by the totals of the *global* step, so that they do not depend on how a step was cut into batches.
+of the step's loss, and evaluates EMA weights on a fixed validation grid. What needs no weights of that module
+(augmentation, latents, every draw) is ``prepare``, so that it can run ahead (feed.py). Losses are sums over
+sets (or atoms) divided by the totals of the *global* step, so that they do not depend on how a step was cut
+into batches.
 
 Shapes: T atoms, S sets, D latent features.
 """
@@ -10,7 +12,6 @@ Shapes: T atoms, S sets, D latent features.
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,12 @@ from adit_scale.models.autoencoder import (
 )
 from adit_scale.models.config import AutoencoderConfig, DenoiserConfig
 from adit_scale.models.dit import Denoiser
-from adit_scale.models.transformer import mean_sets
+from adit_scale.models.transformer import mean_sets, prepare_blocks
 from adit_scale.training import weights
 from adit_scale.training.config import AutoencoderStageConfig, DiffusionStageConfig
 from adit_scale.training.latents import LatentCache
 from adit_scale.training.optimizer import parametrized
+from adit_scale.training.stage import Stage, StepTotals, Sums, atom_normals, keys_of
 
 TIME_BINS = ((0.01, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 0.99))
 # The grid on which every diffusion run is validated, whatever its seed, size or data order.
@@ -53,64 +55,16 @@ VALIDATION_SEED = 0
 VALIDATION_TIMES = (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.85, 0.95)
 
 
-@dataclass(frozen=True)
-class StepTotals:
-    """Of the global step: its number, and the sets and atoms of all ranks and micro-batches."""
-
-    step: int
-    n_sets: int
-    n_atoms: int
-
-
-# Quotients of sums: metric -> (numerator, denominator), each summed over batches, ranks and steps.
-Sums = dict[str, tuple[Tensor, Tensor]]
-
-
-class Stage(ABC):
-    """What the trainer asks of a stage. ``module`` wraps the network that is trained."""
-
-    name: str
-    config: AutoencoderStageConfig | DiffusionStageConfig
-    model_config: AutoencoderConfig | DenoiserConfig
-    module: AutoencoderModule | DenoiserModule
-    autoencoder_digest: str = ""  # of the frozen weights that make this stage's latents
-
-    @abstractmethod
-    def loss(self, forward: Callable, batch: PackedBatch, totals: StepTotals) -> tuple[Tensor, Sums]:
-        """This batch's part of the step's loss, and what to report of it."""
-
-    @abstractmethod
-    def validation_sums(self, module: nn.Module, batch: PackedBatch) -> Sums:
-        """Sums over a held-out batch under the weights of ``module``."""
-
-    @abstractmethod
-    def validation_values(self, means: dict[str, float]) -> dict[str, float]:
-        """What is journaled of the summed validation: one number called loss, and its parts."""
-
-    @abstractmethod
-    def flops(self, sizes: np.ndarray) -> tuple[float, float]:
-        """(C, C_total) of a training step over sets of these atom counts (docs/method.md)."""
-
-    def lr_multipliers(self) -> dict[str, float]:
-        """Of the parameters of ``module`` by name; 1 for those that are not there."""
-        return {}
-
-    def exported(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters of ``module`` under the names of the bare network."""
-        return {name.removeprefix("network."): value for name, value in state.items()}
-
-
-def _keys(batch: PackedBatch, seed: int, purpose: str) -> Tensor:
-    return randomness.set_keys(seed, purpose, batch.epoch_s, batch.repetition_s, batch.set_index_s)
-
-
-def _atom_normals(batch: PackedBatch, seed: int, purpose: str, n_features: int) -> Tensor:
-    layout = batch.layout
-    keys = _keys(batch, seed, purpose)
-    return randomness.normal_atoms(keys, layout.set_of_atom_t, layout.index_in_set_t, n_features)
-
-
 # -- stage 1 ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """A micro-batch of stage 1: what is encoded, what it should decode to, and the posterior's noise."""
+
+    batch: PackedBatch
+    target: PackedBatch
+    noise_td: Tensor
 
 
 class AutoencoderModule(nn.Module):
@@ -141,12 +95,16 @@ class AutoencoderStage(Stage):
         self.model_config = model
         self.module = AutoencoderModule(model)
 
-    def loss(self, forward: Callable, batch: PackedBatch, totals: StepTotals) -> tuple[Tensor, Sums]:
+    @torch.no_grad()
+    def prepare(self, batch: PackedBatch, totals: StepTotals) -> Corrupted:
         target = augment(batch, self.seed)
-        noise_td = _atom_normals(batch, self.seed, "posterior", self.model_config.latent)
-        terms = forward(self.corrupt(target), target, noise_td)
+        noise_td = atom_normals(batch, self.seed, "posterior", self.model_config.latent)
+        return Corrupted(self.corrupt(target), target, noise_td)
+
+    def loss(self, forward: Callable, prepared: Corrupted, totals: StepTotals) -> tuple[Tensor, Sums]:
+        terms = forward(prepared.batch, prepared.target, prepared.noise_td)
         weighted = normalised_loss(terms, vars(self.config.loss_weights), totals.n_atoms, totals.n_sets)
-        return torch.stack(list(weighted.values())).sum(), self._sums(terms, batch)
+        return torch.stack(list(weighted.values())).sum(), self._sums(terms, prepared.target)
 
     def validation_sums(self, module: nn.Module, batch: PackedBatch) -> Sums:
         """Terms of decoding the posterior mean of uncorrupted sets."""
@@ -170,17 +128,18 @@ class AutoencoderStage(Stage):
         layout, config = batch.layout, self.config
 
         def chosen(purpose: str, probability: float) -> Tensor:
-            keys = _keys(batch, self.seed, purpose)
+            keys = keys_of(batch, self.seed, purpose)
             return randomness.uniform_atoms(keys, layout.set_of_atom_t, layout.index_in_set_t) < probability
 
         masked_t = chosen("mask", config.mask_probability)
         moved_t = chosen("move", config.noise_probability)
-        noise_t3 = config.noise_angstrom * _atom_normals(batch, self.seed, "displacement", 3)
+        noise_t3 = config.noise_angstrom * atom_normals(batch, self.seed, "displacement", 3)
         positions_t3 = torch.where(moved_t[:, None], batch.positions_t3 + noise_t3, batch.positions_t3)
         # A singular cell belongs to a molecule, whose fractional coordinates stay zero.
         identity = torch.eye(3, device=positions_t3.device)
         cells_s33 = torch.where(batch.periodic_s[:, None, None], batch.cells_s33, identity)
-        inverse_t33 = torch.linalg.inv(cells_s33)[layout.set_of_atom_t]
+        # ``inv_ex``: ``inv`` waits for the device to check what a cell of the data set is not, singular.
+        inverse_t33 = torch.linalg.inv_ex(cells_s33).inverse[layout.set_of_atom_t]
         fractional_t3 = torch.einsum("ti,tij->tj", positions_t3, inverse_t33) % 1.0
         recompute_t = moved_t & batch.periodic_s[layout.set_of_atom_t]
         return batch.replace(
@@ -212,6 +171,18 @@ class AutoencoderStage(Stage):
 
 
 # -- stage 2 ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A micro-batch of stage 2: latents, their noised form at times t, and labels, some of them dropped."""
+
+    batch: PackedBatch
+    x_1_td: Tensor
+    x_t_td: Tensor
+    t_s: Tensor
+    domain_s: Tensor
+    spacegroup_s: Tensor
 
 
 class DenoiserModule(nn.Module):
@@ -260,9 +231,9 @@ class DiffusionStage(Stage):
         if config.optim.parametrization == "mup":
             mup.rescale_initial(self.module.network, config.optim.base_width)
         self.latents: LatentCache | None = None
-        self._encoder = self.autoencoder
+        self.encoder = self.autoencoder
         if config.encoder_precision == "bf16":
-            self._encoder = copy.deepcopy(autoencoder).to(torch.bfloat16)
+            self.encoder = copy.deepcopy(autoencoder).to(torch.bfloat16)
 
     def lr_multipliers(self) -> dict[str, float]:
         optim = self.config.optim
@@ -272,10 +243,16 @@ class DiffusionStage(Stage):
         found = mup.lr_multipliers(names, self.model_config.width, optim.base_width)
         return {f"network.{name}": multiplier for name, multiplier in found.items()}
 
+    def compile_encoder(self) -> None:
+        """Compile the encoder of training; that of validation, whose capacities vary, stays as it is."""
+        if self.encoder is self.autoencoder:
+            self.encoder = copy.deepcopy(self.autoencoder)
+        prepare_blocks(self.encoder, recompute=False, compiled=True)
+
     @torch.no_grad()
     def posterior(self, batch: PackedBatch, encoder: Autoencoder | None = None) -> Posterior:
         """Of the frozen encoder, in the precision of training's latents unless ``encoder`` is given."""
-        encoder = encoder or self._encoder
+        encoder = encoder or self.encoder
         return encoder.encode(batch.numbers_t, batch.positions_t3, batch.fractional_t3, batch.layout)
 
     def latents_of(self, batch: PackedBatch) -> Tensor:
@@ -287,7 +264,7 @@ class DiffusionStage(Stage):
             posterior = self.posterior(augment(batch, self.seed))
         else:
             posterior = self.latents.posterior(batch, self.seed)
-        return posterior.sample(_atom_normals(batch, self.seed, "posterior", self.model_config.latent))
+        return posterior.sample(atom_normals(batch, self.seed, "posterior", self.model_config.latent))
 
     def open_latents(self, root: Path, manifest: Manifest, atoms: int, device: torch.device) -> None:
         """Take latents from the cache under ``root``, built first where it is not. A collective call."""
@@ -302,31 +279,45 @@ class DiffusionStage(Stage):
         latents.build(self.posterior, atoms, device)
         self.latents = latents
 
-    def loss(self, forward: Callable, batch: PackedBatch, totals: StepTotals) -> tuple[Tensor, Sums]:
-        layout, config = batch.layout, self.config
+    @torch.no_grad()
+    def prepare(self, batch: PackedBatch, totals: StepTotals) -> Noised:
         x_1_td = self.latents_of(batch)
-        x_0_td = centred_noise(_keys(batch, self.seed, "x_0"), layout, self.model_config.latent)
-        t_s = sample_times(_keys(batch, self.seed, "time"))
-        label_keys = _keys(batch, self.seed, "label")
-        domain_s = drop_labels(batch.domain_s, label_keys, config.label_dropout)
-        spacegroup_s = drop_labels(batch.spacegroup_s, label_keys, config.label_dropout)
-        self_condition = (
-            randomness.step_uniform(self.seed, "self_conditioning", totals.step) < config.self_conditioning
+        x_0_td = centred_noise(keys_of(batch, self.seed, "x_0"), batch.layout, self.model_config.latent)
+        t_s = sample_times(keys_of(batch, self.seed, "time"))
+        label_keys = keys_of(batch, self.seed, "label")
+        return Noised(
+            batch,
+            x_1_td,
+            x_t_td=interpolate(x_0_td, x_1_td, t_s, batch.layout),
+            t_s=t_s,
+            domain_s=drop_labels(batch.domain_s, label_keys, self.config.label_dropout),
+            spacegroup_s=drop_labels(batch.spacegroup_s, label_keys, self.config.label_dropout),
         )
-        x_t_td = interpolate(x_0_td, x_1_td, t_s, layout)
-        x_1_hat_td = forward(x_t_td, t_s, domain_s, spacegroup_s, layout, self_condition)
-        loss_s = flow_matching_loss(x_1_hat_td, x_1_td, t_s, layout)
+
+    def self_conditions(self, step: int) -> bool:
+        """Whether a step predicts twice, on all ranks."""
+        drawn = randomness.step_uniform(self.seed, "self_conditioning", step)
+        return drawn < self.config.self_conditioning
+
+    def heaviest_step(self) -> int:
+        return next((step for step in range(1000) if self.self_conditions(step)), 0)
+
+    def loss(self, forward: Callable, prepared: Noised, totals: StepTotals) -> tuple[Tensor, Sums]:
+        p, layout = prepared, prepared.batch.layout
+        twice = self.self_conditions(totals.step)
+        x_1_hat_td = forward(p.x_t_td, p.t_s, p.domain_s, p.spacegroup_s, layout, twice)
+        loss_s = flow_matching_loss(x_1_hat_td, p.x_1_td, p.t_s, layout)
         # A step without a set (data.domain_match=samples) is a step without a gradient.
-        return loss_s.sum() / max(1, totals.n_sets), self._sums(loss_s.detach(), t_s, batch)
+        return loss_s.sum() / max(1, totals.n_sets), self._sums(loss_s.detach(), p.t_s, p.batch)
 
     def validation_sums(self, module: nn.Module, batch: PackedBatch) -> Sums:
         """Loss on the fixed grid of (t, noise), labels given, without self-conditioning."""
         layout = batch.layout
-        noise_td = _atom_normals(batch, VALIDATION_SEED, "posterior", self.model_config.latent)
+        noise_td = atom_normals(batch, VALIDATION_SEED, "posterior", self.model_config.latent)
         x_1_td = self.posterior(batch, self.autoencoder).sample(noise_td)
         total_s = torch.zeros(layout.n_sets, dtype=torch.float64, device=x_1_td.device)
         for i, t in enumerate(VALIDATION_TIMES):
-            keys = _keys(batch, VALIDATION_SEED, f"validation/x_0/{i}")
+            keys = keys_of(batch, VALIDATION_SEED, f"validation/x_0/{i}")
             x_0_td = centred_noise(keys, layout, self.model_config.latent)
             t_s = torch.full((layout.n_sets,), t, device=x_1_td.device)
             x_t_td = interpolate(x_0_td, x_1_td, t_s, layout)

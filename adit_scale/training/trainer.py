@@ -9,7 +9,6 @@ step holds in data/plan.py. Everything a resumed run needs is in checkpoint.Trai
 from __future__ import annotations
 
 import copy
-import math
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -22,25 +21,27 @@ from torch import Tensor
 from adit_scale.config import StudyConfig
 from adit_scale.data.loader import BatchLoader, StepBatches
 from adit_scale.models.config import DenoiserConfig
+from adit_scale.models.products import use_onednn
 from adit_scale.models.transformer import prepare_blocks
 from adit_scale.tracking.journal import Journal
 from adit_scale.training import branches, checkpoint, weights
+from adit_scale.training.backends import RUN_WITH, Setup, use_fitting_attention
 from adit_scale.training.checkpoint import Checkpoint, TrainState
 from adit_scale.training.ema import ExponentialMovingAverage
 from adit_scale.training.engine import MOMENTS, Engine
 from adit_scale.training.export import describe_data
+from adit_scale.training.feed import Feed
 from adit_scale.training.guards import give_up
 from adit_scale.training.interrupts import StopRequest
 from adit_scale.training.lock import RunLock
 from adit_scale.training.meters import Meters
-from adit_scale.training.mfu import device_name
-from adit_scale.training.peaks import DEVICE_TAG
 from adit_scale.training.profiling import StepProfiler
 from adit_scale.training.retention import Policy
 from adit_scale.training.schedule import decay_start, learning_rate
 from adit_scale.training.side_scoring import SideScoring
 from adit_scale.training.sight import Sight
-from adit_scale.training.stages import Stage, StepTotals, Sums
+from adit_scale.training.stage import Stage, StepTotals, Sums
+from adit_scale.training.sums import gather, means_in_order, summed, to_floats
 from adit_scale.training.watchdog import Watchdog
 from adit_scale.training.writer import CheckpointWriter
 
@@ -51,8 +52,8 @@ class Trainer:
     """One training run in one folder.
 
     Construction joins what is on disk: with a committed checkpoint in ``folder`` the run goes on behind it,
-    otherwise it starts, a decay branch from the trunk's checkpoint ``start_from``. Raises CheckpointError for
-    a checkpoint of another model or data set.
+    otherwise it starts, a decay branch from the trunk's checkpoint ``start_from``. ``setup`` is said at its
+    start. Raises CheckpointError for a checkpoint of another model or data set.
     """
 
     def __init__(
@@ -64,23 +65,33 @@ class Trainer:
         device: torch.device,
         samples: SideScoring | None = None,
         start_from: Path | None = None,
+        setup: Setup | None = None,
     ):
         self.folder, self.config, self.stage, self.loader, self.device = folder, config, stage, loader, device
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.lock = RunLock(folder)  # before anything of the run is read
         self.settings = stage.config
-        self.samples = samples
+        self.samples, self.setup = samples, setup
         self.eval_module = copy.deepcopy(stage.module).float().to(device).eval().requires_grad_(False)
-        prepare_blocks(stage.module, config.parallel.activation_checkpointing, config.parallel.compile)
+        use_fitting_attention(self.eval_module, stage.model_config, device)
+        use_onednn(self.eval_module, torch.float32, device, trained=False)
+        parallel = config.parallel
+        prepare_blocks(
+            stage.module,
+            parallel.activation_checkpointing,
+            parallel.compile,
+            fullgraph=parallel.zero_stage < 3,  # which gathers weights in hooks inside a block
+        )
         self.engine = Engine(
             stage.module, self.settings.optim, config.parallel, device, stage.lr_multipliers()
         )
         self.fragments = self.engine.fragments()
         self.ema = ExponentialMovingAverage(self.fragments, self.settings.optim.ema_decay)
         self.meters = Meters(device)
+        self.feed = Feed(stage, loader, device, self.settings.steps)
         # Read now, so that a data set without held-out sets is refused before the first step.
         self.validation = loader.validation_batches(
-            self.settings.validation_sets, config.parallel.micro_batch_atoms
+            self.settings.validation_sets, config.parallel.capacity_atoms
         )
         self.journal = Journal(folder) if self.rank == 0 else None
         self.state = TrainState(
@@ -121,7 +132,7 @@ class Trainer:
                 step, last = self.state.step + 1, self.state.step + 1 == self.settings.steps
                 profiler.before(step)
                 self.phases.enter("data", step)
-                self.train_step(self.loader.step(self.state.step))
+                self.train_step(self.feed.step(self.state.step))
                 profiler.after(step, progress.note)
                 if last or step % self.settings.log_every_steps == 0:
                     self.phases.enter("log", step)
@@ -158,10 +169,9 @@ class Trainer:
         self.phases.enter("compute", state.step + 1)
         losses: list[Tensor] = []
         measured: list[Sums] = []
-        for i, host_batch in enumerate(batches.batches):
-            batch = host_batch.to(self.device)
-            loss, sums = self.stage.loss(self.engine.forward, batch, totals)
-            if last := i == len(batches.batches) - 1:
+        for prepared, last in self.feed.prepared(batches, totals):
+            loss, sums = self.stage.loss(self.engine.forward, prepared, totals)
+            if last:
                 self.phases.enter("exchange", state.step + 1)
             self.engine.backward(loss, last)
             losses.append(loss.detach())
@@ -184,7 +194,8 @@ class Trainer:
                 self.meters.add(sums)
             self.meters.add_step(torch.stack(losses).sum(), gradient_norm)
         else:
-            self._count_skipped(batches, totals, {"loss": _summed(losses), "gradient_norm": gradient_norm})
+            found = {"loss": summed(losses), "gradient_norm": float(gradient_norm)}
+            self._count_skipped(batches, totals, found)
 
     def _count_skipped(self, batches: StepBatches, totals: StepTotals, found: dict[str, float]) -> None:
         """A non-finite step changed nothing; too many in a row end the run, with the step dumped."""
@@ -220,10 +231,10 @@ class Trainer:
         self._load_ema_into_eval_module()
         batches = self.validation
         mine = [
-            (i, _to_floats(self.stage.validation_sums(self.eval_module, batches[i].to(self.device))))
+            (i, to_floats(self.stage.validation_sums(self.eval_module, batches[i].to(self.device))))
             for i in range(self.rank, len(batches), self.world_size)
         ]
-        means = _means_in_order(_gather(mine))
+        means = means_in_order(gather(mine))
         values = self.stage.validation_values(means)
         self.sight.validation_loss = values["loss"]
         self.state.validation = dict(values)
@@ -316,13 +327,16 @@ class Trainer:
     def _resume(self, start_from: Path | None) -> None:
         """Go on behind the newest committed checkpoint; without one, start with an empty journal."""
         found, problems = checkpoint.open_newest(self.checkpoints)
-        self.notes = [problem.text for problem in problems]
+        self.notes = [self.setup.line] if self.setup else []
+        self.notes += [problem.text for problem in problems]
         changed: dict[str, str] = {}
         trunk: Checkpoint | None = None
         if found is not None:
             branches.check_same_trunk(found, self.settings)
             self._load(found)
             changed = found.changed_settings(self.state.config, self.stage.name)
+            others = found.changed_settings(self.state.config, "parallel")
+            changed |= {f"parallel.{key}": v for key in RUN_WITH if (v := others.get(f"parallel.{key}"))}
         elif start_from is not None:
             trunk = branches.open_trunk(start_from, self.settings, self.rank, self.world_size)
             self._load(trunk)
@@ -337,7 +351,7 @@ class Trainer:
                 self.journal.log_event(branches.EVENT, self.state.step, branches.origin(trunk, self.settings))
             if found is None:
                 self.journal.log_params(self.state.config)
-                self.journal.log_tags({DEVICE_TAG: device_name(self.device)})
+                self.journal.log_tags(self.setup.tags if self.setup else {})
             self.journal.flush()
 
     def _load(self, found: Checkpoint) -> None:
@@ -359,34 +373,3 @@ class Trainer:
         if self.rank == 0:
             weights.save(self.folder / "weights", self.stage.model_config, exported)
         dist.barrier()
-
-
-def _to_floats(sums: Sums) -> dict[str, tuple[float, float]]:
-    return {name: (float(a), float(b)) for name, (a, b) in sums.items()}
-
-
-def _summed(losses: list[Tensor]) -> float:
-    """The step's loss from all ranks' parts. A collective call, and a wait for the device."""
-    total = torch.stack(losses).sum().double()
-    if dist.get_world_size() > 1:
-        dist.all_reduce(total)
-    return float(total)
-
-
-def _gather(mine: list) -> list:
-    """The items of all ranks. A collective call."""
-    if dist.get_world_size() == 1:
-        return mine
-    parts: list = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, mine)
-    return [item for part in parts for item in part]
-
-
-def _means_in_order(rows: list[tuple[int, dict[str, tuple[float, float]]]]) -> dict[str, float]:
-    """Quotients of sums over batches, added up in batch order so that no world size changes a bit."""
-    totals: dict[str, tuple[float, float]] = {}
-    for _, row in sorted(rows, key=lambda item: item[0]):
-        for name, (a, b) in row.items():
-            x, y = totals.get(name, (0.0, 0.0))
-            totals[name] = (x + a, y + b)
-    return {name: a / b if b else math.nan for name, (a, b) in totals.items()}

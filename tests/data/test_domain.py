@@ -123,7 +123,8 @@ def test_an_empty_step_has_a_loss_without_gradient():
     autoencoder = Autoencoder(AutoencoderConfig(32, 1, 1, 2, feedforward=64))
     shape = DenoiserConfig("tiny", 32, 2, 2)
     stage = DiffusionStage(shape, DiffusionStageConfig(), 0, ["mols"], autoencoder)
-    loss, _ = stage.loss(stage.module, pack_sets([]), StepTotals(0, 0, 0))
+    totals = StepTotals(0, 0, 0)
+    loss, _ = stage.loss(stage.module, stage.prepare(pack_sets([]), totals), totals)
     loss.backward()
     assert loss.item() == 0
     gradients = [p.grad for p in stage.module.parameters() if p.grad is not None]

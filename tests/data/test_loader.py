@@ -165,7 +165,8 @@ def test_fixed_capacity(small_data: Path) -> None:
     for s in range(20):
         a, b = loose.step(s), fixed.step(s)
         assert sorted(visits(a.batches)) == sorted(visits(b.batches))
-        shapes |= {(x.layout.n_atoms, x.layout.n_sets) for x in b.batches}
+        shapes |= {(x.layout.n_atoms, x.layout.n_sets, x.layout.max_atoms) for x in b.batches}
+        assert all((x.layout.sizes_s <= x.layout.max_atoms).all() for x in b.batches)
     assert len(shapes) == 1
     assert shapes.pop()[0] == 120  # three micro-batches share 300 atoms, with room for a set of mean size
     with loader(small_data, capacity=True, micro_batch_atoms=4096) as roomy:

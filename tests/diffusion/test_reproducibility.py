@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from adit_scale.atoms import CRYSTAL, MOLECULE
-from adit_scale.diffusion import inference
 from adit_scale.diffusion.config import SamplingConfig
-from adit_scale.diffusion.generate import draw_sizes, generate, generate_batch, in_precision, plan_batches
-from adit_scale.diffusion.inference import OneDnnLinear
+from adit_scale.diffusion.generate import Sampler, draw_sizes, generate, in_precision, plan_batches
+from adit_scale.models import products
 from adit_scale.models.autoencoder import Autoencoder
 from adit_scale.models.config import AutoencoderConfig, DenoiserConfig
 from adit_scale.models.dit import Denoiser
@@ -81,10 +80,11 @@ def test_world_size_and_order_do_not_matter(world_size: int):
     alone = by_sample(generate(*networks(), sizes(40), FP32))
     plans = plan_batches(sizes(40), FP32)
     assert len(plans) >= 4
+    denoiser, autoencoder = networks()
     together: Found = {}
     for rank in reversed(range(world_size)):
-        ours = plans[rank::world_size]
-        together |= by_sample(generate_batch(*networks(), plan, FP32) for plan in ours)
+        drawn = Sampler(denoiser, FP32, plans).batches(autoencoder, plans[rank::world_size])
+        together |= by_sample(batch for _, batch in drawn)
     assert together.keys() == alone.keys()
     assert_same_bits(together, alone)
 
@@ -144,13 +144,13 @@ def test_other_precision_is_near_and_leaves_the_network_alone():
     assert all(tensor.dtype == torch.float32 for tensors in bf16.values() for tensor in tensors)
     assert denoiser.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
-    assert not any(isinstance(module, OneDnnLinear) for module in denoiser.modules())
+    assert not any(isinstance(module, products.OneDnnLinear) for module in denoiser.modules())
 
 
 def test_the_sampling_copy_computes_the_same():
     denoiser, _ = networks()
     ready = in_precision(denoiser, FP32)
-    assert ready is denoiser or any(isinstance(module, OneDnnLinear) for module in ready.modules())
+    assert ready is denoiser or any(isinstance(module, products.OneDnnLinear) for module in ready.modules())
     assert in_precision(ready, FP32) is ready
     assert ready.input.weight is denoiser.input.weight  # shared, not copied
     layout = plan_batches(sizes(20), FP32)[0].layout()
@@ -166,7 +166,7 @@ def test_the_sampling_copy_computes_the_same():
 
 def test_without_onednn_the_samples_are_the_same(monkeypatch: pytest.MonkeyPatch):
     expected = by_sample(generate(*networks(), sizes(10), FP32))
-    monkeypatch.setattr(inference, "_onednn_can_run", lambda dtype, device: False)
+    monkeypatch.setattr(products, "onednn_can_run", lambda dtype, device: False)
     denoiser, autoencoder = networks()
     assert in_precision(denoiser, FP32) is denoiser
     assert_close(by_sample(generate(denoiser, autoencoder, sizes(10), FP32)), expected, 1e-4)

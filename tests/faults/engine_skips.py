@@ -45,7 +45,7 @@ def spoiled(loss: Tensor, bad: str) -> Tensor:
 
 def one_step(
     engine: Engine, step: int, bad: str = "", bad_rank: int = 0, bad_micro: int = 0
-) -> tuple[float, bool]:
+) -> tuple[Tensor, bool]:
     for micro in range(N_MICRO):
         loss = engine.forward(batch(step, micro))
         if bad and dist.get_rank() == bad_rank and micro == bad_micro:

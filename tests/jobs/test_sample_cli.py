@@ -25,7 +25,7 @@ from adit_scale.data.manifest import open_manifest
 from adit_scale.diffusion.config import SamplingConfig
 from adit_scale.evaluation import sample_files
 from adit_scale.evaluation.samples import SampleFolder, read_samples
-from adit_scale.jobs import sample_words
+from adit_scale.jobs import sample_processes, sample_words
 from adit_scale.jobs.node import NodeFolder
 from adit_scale.jobs.sample_model import open_model
 from adit_scale.jobs.sampling import Ranks, make_order
@@ -126,6 +126,13 @@ def test_world_sizes_give_the_same_bits_and_capacities_the_same_numbers(run, tmp
                 found, expected = getattr(other[domain], key), getattr(columns, key)
                 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
             np.testing.assert_array_equal(other[domain].numbers_t, columns.numbers_t)
+
+
+def test_as_many_processes_as_there_is_work_for(monkeypatch):
+    monkeypatch.setattr(sample_processes, "_cores", lambda: 4)
+    usual = sample_processes.usual_processes
+    assert [usual("cpu", n, 10**6) for n in (0, 31, 32, 1000)] == [1, 1, 2, 4]
+    assert usual("cuda", 1000, 10**6) == usual("cpu", 1000, 10**9) == 1
 
 
 def test_processes_draw_what_one_draws(run, tmp_path, capfd):

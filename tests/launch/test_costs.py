@@ -49,7 +49,8 @@ def finish(graph: Graph, *nodes_in_order: str) -> None:
 
 
 def test_flops_of_a_run_by_hand():
-    config = config_of("diffusion.steps=10", "diffusion.atom_budget=360")  # 100 epochs
+    words = ("diffusion.steps=10", "diffusion.atom_budget=360", "diffusion.latent_cache=0")  # 100 epochs
+    config = config_of(*words)
     flops, total = costs.diffusion_flops(config, EPOCH)
     sizes = [2] * 6 + [12] * 2
     np.testing.assert_allclose(flops, 100 * training_flops(config.model.denoiser, sizes, 0.5), rtol=1e-12)
@@ -80,7 +81,7 @@ def test_flops_of_sampling_count_guidance_and_decoding():
 
 def test_flops_against_a_measured_study():
     """The journals of a finished demo study; a step stops short of its budget, so the plan is above."""
-    study = compose_study(["sweep=scaling_demo"])
+    study = compose_study(["sweep=scaling_demo", "diffusion.latent_cache=0"])
     config = next(p.config for p in study.points if p.label == "dit_128")
     epoch = epoch_contents(config.data)
     flops, total = costs.diffusion_flops(config, epoch)
@@ -128,7 +129,7 @@ def test_assumed_sizes_cost_about_as_much_as_others():
 
 
 def test_gpu_hours_of_a_study(tmp_path):
-    study, graph = study_of(tmp_path, "budget.gpu=a100", "budget.mfu=0.5")
+    study, graph = study_of(tmp_path, "budget.gpu=a100", "budget.mfu=0.5", "diffusion.latent_cache=0")
     found = study_costs(study, graph)
     point = found.points[0]
     assert point.run.gpu_hours == pytest.approx(point.run.flops / (0.5 * 312e12 * 3600))
@@ -137,6 +138,23 @@ def test_gpu_hours_of_a_study(tmp_path):
     assert found.gpu_hours_left == found.gpu_hours == pytest.approx(sum(j.gpu_hours for j in found.jobs))
     assert not found.estimated
     assert found.rate == "50% of A100 bf16 312T"
+
+
+def test_hours_of_a_known_network_are_those_of_the_step_model(tmp_path):
+    plain, graph = study_of(tmp_path, "parallel.world_size=16", "parallel.zero_stage=1")
+    study, _ = study_of(
+        tmp_path, "parallel.world_size=16", "parallel.zero_stage=1", "budget.network=nvlink_ib"
+    )
+    before, found = study_costs(plain, graph), study_costs(study, graph)
+    for point, old, own in zip(found.points, before.points, study.points, strict=True):
+        contents = epoch_contents(graph.node_of("diffusion", point.point).config.data)
+        time = costs.diffusion_step(own.config, study.config.budget, contents)
+        assert point.hours == pytest.approx(own.config.diffusion.steps * time.step_s / 3600)
+        assert point.run.gpu_hours == pytest.approx(16 * point.hours)
+        assert point.hours > old.hours  # exchange and the host come on top of FLOPs
+    assert [job.gpu_hours for job in found.shared] == [job.gpu_hours for job in before.shared]
+    assert "of the step model over nvlink_ib" in table_text(found)
+    assert "step model" not in table_text(before)
 
 
 def test_only_what_is_left_counts(tmp_path):
@@ -226,7 +244,9 @@ def test_the_budget_is_for_what_is_left(tmp_path):
 
 def test_the_budget_is_no_part_of_an_identity(tmp_path):
     _, graph = study_of(tmp_path)
-    _, other = study_of(tmp_path, "budget.gpu_hours=5", "budget.gpu=b200", "budget.mfu=0.1")
+    _, other = study_of(
+        tmp_path, "budget.gpu_hours=5", "budget.gpu=b200", "budget.mfu=0.1", "budget.network=pcie"
+    )
     assert [n.id for n in graph.nodes] == [n.id for n in other.nodes]
 
 
@@ -236,6 +256,8 @@ def test_the_budget_is_no_part_of_an_identity(tmp_path):
         (BudgetConfig(gpu="tpu"), "budget.gpu is 'tpu'; expected one of a100, b200"),
         (BudgetConfig(mfu=0), "budget.mfu is 0"),
         (BudgetConfig(mfu=40), "budget.mfu is 40"),
+        (BudgetConfig(network="tokens"), "budget.network is 'tokens'; expected one of nvlink_ib"),
+        (BudgetConfig(gpu="h100 pcie", network="nvlink_ib"), "expected budget.network=pcie"),
         (BudgetConfig(gpu_hours=-1), "budget.gpu_hours is -1"),
         (BudgetConfig(price_per_gpu_hour=-2), "budget.price_per_gpu_hour is -2"),
     ],

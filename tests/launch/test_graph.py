@@ -74,6 +74,8 @@ def test_the_graph_of_a_study(shards):
         "runs=/elsewhere",
         "diffusion.checkpoint_every_steps=3",
         "sampling.batch_atoms=64",
+        "sampling.cuda_graphs=off",
+        "sampling.compile=true",
     ],
 )
 def test_ids_stand_whatever_the_machine(shards, word):

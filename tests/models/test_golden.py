@@ -111,7 +111,7 @@ def test_autoencoder_loss(golden: Golden):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("backend", ["grouped_sdpa", "reference"])
+@pytest.mark.parametrize("backend", ["grouped", "reference"])
 def test_denoiser(golden: Golden, backend: str):
     v, layout = golden.vectors, golden.batch.layout
     check(v["dit.x_1"], v["vae.moments"][:, :8])

@@ -6,11 +6,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from adit_scale.atoms import PackedLayout
-from adit_scale.models import ladder
+from adit_scale.models import attention, ladder
 from adit_scale.models.autoencoder import Autoencoder
 from adit_scale.models.config import AutoencoderConfig
 from adit_scale.models.dit import Denoiser
@@ -52,6 +53,21 @@ def test_neighbours_are_at_most_four_times_apart():
     assert all(small < large <= 4 * small for small, large in pairwise(counts))
     assert counts[0] < 60_000
     assert list(ladder.LADDER) == [config.name for config in ladder.LADDER.values()]
+
+
+@pytest.fixture(autouse=True)
+def attention_in_sight(monkeypatch):
+    """The counter sees no products inside one operator: here each set attends by plain products."""
+
+    def by_set(qkv_t3hd, groups_s2, max_atoms, scale):
+        sizes = [n for n, count in groups_s2.tolist() for _ in range(count)]
+        each = [
+            F.scaled_dot_product_attention(*own.permute(1, 2, 0, 3), scale=scale).transpose(0, 1)
+            for own in qkv_t3hd.split(sizes)
+        ]
+        return torch.cat(each)
+
+    monkeypatch.setattr(attention, "grouped_attention", by_set)
 
 
 def counted(call) -> float:

@@ -85,7 +85,8 @@ def make_optimizer(stage: DiffusionStage) -> torch.optim.AdamW:
 
 def step_loss(stage: DiffusionStage, batches: StepBatches, step: int) -> Tensor:
     (batch,) = batches.batches
-    return stage.loss(stage.module, batch, StepTotals(step, batches.n_sets, batches.n_atoms))[0]
+    totals = StepTotals(step, batches.n_sets, batches.n_atoms)
+    return stage.loss(stage.module, stage.prepare(batch, totals), totals)[0]
 
 
 def activations(stage: DiffusionStage, batches: StepBatches) -> tuple[dict[str, Tensor], float]:

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from adit_scale.atoms import PackedLayout
+from adit_scale.models.attention import set_attention
 from adit_scale.models.autoencoder import Autoencoder
 from adit_scale.models.config import AutoencoderConfig, DenoiserConfig
 from adit_scale.models.dit import Denoiser
 from adit_scale.models.transformer import prepare_blocks
+from tests.models import flash_stand_in
 from tests.training import runs
 from tests.training.test_parity import losses, relative_difference
 
-CAPACITY_ATOMS, CAPACITY_SETS = 128, 32
+CAPACITY_ATOMS, CAPACITY_SETS, MAX_ATOMS = 128, 32, 12
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def batch(seed: int) -> tuple:
     """Inputs of a forward over sets of a new mix of sizes, at the same capacities."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 12, 16)
-    layout = PackedLayout.from_sizes(np.sort(sizes)[::-1], CAPACITY_ATOMS, CAPACITY_SETS)
+    layout = PackedLayout.from_sizes(np.sort(sizes)[::-1], CAPACITY_ATOMS, CAPACITY_SETS, MAX_ATOMS)
     generator = torch.Generator().manual_seed(seed)
     x_td = torch.randn(CAPACITY_ATOMS, 8, generator=generator)
     none_s = torch.zeros(CAPACITY_SETS, dtype=torch.long)
@@ -58,10 +60,23 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_compiled_blocks_compute_the_same_and_compile_once(denoiser, fresh_compiler, backend, recompute):
+@pytest.mark.parametrize(
+    ("attention", "recompute", "backend"),
+    [
+        ("grouped", False, "aot_eager"),
+        ("grouped", True, "aot_eager"),
+        ("flash", True, "aot_eager"),
+        pytest.param("grouped", False, "inductor", marks=pytest.mark.slow),
+        pytest.param("grouped", True, "inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_blocks_compute_the_same_and_compile_once(
+    denoiser, fresh_compiler, monkeypatch, attention, recompute, backend
+):
+    if attention == "flash":
+        flash_stand_in.install(monkeypatch)
     compiled = copy.deepcopy(denoiser)
+    set_attention(compiled, attention)
     prepare_blocks(compiled, recompute, True, backend)
     assert list(compiled.state_dict()) == list(denoiser.state_dict())
     for seed in range(5):
@@ -129,10 +144,11 @@ def test_recomputing_runs_keep_their_losses_bit_for_bit(tmp_path, shards, autoen
 
 
 @pytest.mark.slow
-def test_a_compiled_run_keeps_its_losses(tmp_path, shards, autoencoder):
-    curves = [
-        runs.prepare(tmp_path / str(on), runs.small_study(shards, 8, compile=on), "diffusion")
-        for on in (False, True)
-    ]
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_a_compiled_run_keeps_its_losses(tmp_path, shards, autoencoder, zero_stage):
+    curves = []
+    for on in (False, True):
+        config = runs.small_study(shards, 8, compile=on, zero_stage=zero_stage)
+        curves.append(runs.prepare(tmp_path / str(on), config, "diffusion"))
     runs.run(curves, 1, autoencoder)
     assert relative_difference(losses(curves[1]), losses(curves[0])) < 1e-5

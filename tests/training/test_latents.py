@@ -99,6 +99,30 @@ def test_a_killed_build_goes_on(opened, tmp_path):
     assert [path for path in files if path.stat().st_mtime_ns != untouched[path]] == [files[3]]
 
 
+def test_runs_that_build_at_once_share_the_work(opened, tmp_path, monkeypatch):
+    stage, loader = opened
+    cache = stage.latents
+    files = sorted(cache.folder.glob("k*.npy"))
+    before = [path.read_bytes() for path in files]
+    for path in files:
+        path.unlink()
+    written: list[LatentCache] = []
+
+    def write(self: LatentCache, piece: int, k: int, found: np.ndarray) -> None:
+        """Another run writes all that is left behind this one's first file."""
+        kept(self, piece, k, found)
+        written.append(self)
+        if len(written) == 1:
+            other.build(stage.posterior, 60, torch.device("cpu"))
+
+    kept = LatentCache._write
+    monkeypatch.setattr(LatentCache, "_write", write)
+    first, other = (LatentCache(tmp_path, loader.manifest, cache.identity, cache.latent) for _ in range(2))
+    first.build(stage.posterior, 60, torch.device("cpu"))
+    assert written == [first] + [other] * (len(files) - 1)
+    assert [path.read_bytes() for path in files] == before
+
+
 def test_a_damaged_file_is_named(opened, tmp_path):
     stage, loader = opened
     cache = LatentCache(tmp_path, loader.manifest, stage.latents.identity, stage.latents.latent)

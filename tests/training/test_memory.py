@@ -44,7 +44,11 @@ def test_activations_of_dit_l_by_hand():
     parallel = ParallelConfig(zero_stage=2, world_size=8, precision="bf16", micro_batch_atoms=4096)
     found = plan_memory(ModelConfig(denoiser=LADDER["dit_l"]), parallel, "diffusion", True)
     assert found.parameters == denoiser_parameters(LADDER["dit_l"])
-    # 28 arrays of 4096 x 1024 a block in bf16, 24 blocks, and 20 bytes a feature at the ends
+    # 18 arrays of 4096 x 1024 a block in bf16 with fused modulation and 28 without, 24 blocks, and 20 bytes a
+    # feature at the ends
+    assert found.backward["activations"] == 24 * 18 * 2 * 4096 * 1024 + 20 * 4096 * 1024
+    parallel.kernels = "torch"
+    found = plan_memory(ModelConfig(denoiser=LADDER["dit_l"]), parallel, "diffusion", True)
     assert found.backward["activations"] == 24 * 28 * 2 * 4096 * 1024 + 20 * 4096 * 1024
 
 

@@ -101,7 +101,7 @@ def test_attention_scores_fall_with_the_head_width():
     block = denoiser(128, base_head_width=16).blocks[0].attention
     assert block.scale == pytest.approx(0.5 * 64**-0.5)
     assert denoiser(128, base_head_width=64).blocks[0].attention.scale is None
-    for backend in ("grouped_sdpa", "reference"):
+    for backend in ("grouped", "reference"):
         got = packed_attention(q, k, v, layout, backend, block.scale)
         torch.testing.assert_close(got, packed_attention(0.5 * q, k, v, layout, backend))
 
