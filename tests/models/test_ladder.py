@@ -61,10 +61,10 @@ def attention_in_sight(monkeypatch):
 
     def by_set(qkv_t3hd, groups_s2, max_atoms, scale):
         sizes = [n for n, count in groups_s2.tolist() for _ in range(count)]
-        each = [
-            F.scaled_dot_product_attention(*own.permute(1, 2, 0, 3), scale=scale).transpose(0, 1)
-            for own in qkv_t3hd.split(sizes)
-        ]
+        each = []
+        for own in qkv_t3hd.split(sizes):
+            q, k, v = own.permute(1, 2, 0, 3)
+            each.append(F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(0, 1))
         return torch.cat(each)
 
     monkeypatch.setattr(attention, "grouped_attention", by_set)
