@@ -106,14 +106,15 @@ GPU_TITLES = {
     "step_profile": "phases of a step",
     "study": "a small study",
 }
-# Of long ones with a result as it is: name, section, command, seconds, result, title.
+# Of long ones with one result: name, section, command, seconds, then the result's own.
 LONG = (
     ("loop", "training", "loop_overhead.py --rung dit_192 --steps 8", 300,
      "loop_overhead-dit_192", "the training loop against a plain PyTorch loop"),
     ("side-scoring", "training", "side_scoring.py", 240,
      "side_scoring-dit_128", "scoring samples beside the training, 2 cores"),
     ("engine", "training", "engine_overhead.py --rung dit_192", 60,
-     "engine_overhead-dit_192", "DeepSpeed around a step, operations and time"),
+     "engine_overhead-dit_192", "DeepSpeed around a step, operations and time", False, False,
+     "bf16 ZeRO [12], (backward|update)"),
     ("uniqueness", "evaluation", "crystal_uniqueness.py --data DATA", 150,
      "crystal_uniqueness", "uniqueness of 1,000 crystals, many of one composition"),
     ("relaxation", "evaluation", "relaxation.py DATA/mp20_biternary_val.csv.gz DATA/qm9_sample.extxyz.gz",

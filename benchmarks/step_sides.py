@@ -22,6 +22,7 @@ from adit_scale.diffusion.flow_matching import T_LOSS_MAX, flow_matching_loss
 from adit_scale.models.attention import set_attention
 from adit_scale.models.dit import Denoiser
 from adit_scale.models.kernels import set_kernels
+from adit_scale.models.products import use_onednn
 from adit_scale.models.transformer import prepare_blocks
 
 GRADIENT_CLIP = 10.0  # the recipe's
@@ -178,6 +179,8 @@ class Side:
             set_attention(self.model, variant.attention)
             set_kernels(self.model, variant.kernels)
             prepare_blocks(self.model, recompute=False, compiled=variant.compiled)
+            if not variant.compiled:  # as training/backends.py does it
+                use_onednn(self.model, variant.dtype, parameters[0].device, trained=True)
         fused = True if variant.packed else None
         self.optimizer = torch.optim.AdamW(self.masters, lr=1e-4, weight_decay=0.0, fused=fused)
         self.losses: list[Tensor] = []
