@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -56,6 +57,8 @@ def _torchrun(folder: Path, world_size: int) -> set[int]:
 
     # torch 2.11 has no argument for it; it ignores this too, and gives the ranks 30 s.
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVE_GRACE_S)
+    # How a rank ended is said by what is raised in one line; the agent's own lines beside it help nobody.
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:
         torchrun(worker_command(folder, world_size))
     except SignalException:
