@@ -21,6 +21,17 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Nothing compiled before or after; a test may let recompilation raise."""
+    import torch  # heavy, and most tests do without
+
+    torch.compiler.reset()
+    yield
+    torch._dynamo.config.error_on_recompile = False
+    torch.compiler.reset()
+
+
+@pytest.fixture
 def single_process(tmp_path: Path) -> Iterator[None]:
     """A process group of one, for code that speaks to its peers."""
     import torch.distributed as dist  # heavy, and most tests do without

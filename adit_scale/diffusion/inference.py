@@ -16,10 +16,8 @@ from adit_scale.errors import ConfigError
 from adit_scale.models import products
 from adit_scale.models.attention import resolve_attention
 from adit_scale.models.dit import Denoiser, DiTBlock
-from adit_scale.models.precision import multiplies_bf16
+from adit_scale.models.precision import DTYPES, multiplies_bf16
 from adit_scale.models.transformer import prepare_blocks, trunk_dtype
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def resolve_precision(config: SamplingConfig, device: torch.device) -> str:

@@ -12,6 +12,7 @@ from adit_scale.config import StudyConfig
 from adit_scale.models.attention import resolve_attention, set_attention
 from adit_scale.models.config import AutoencoderConfig, DenoiserConfig
 from adit_scale.models.kernels import resolve_kernels, set_kernels
+from adit_scale.models.precision import DTYPES
 from adit_scale.models.products import use_onednn
 from adit_scale.models.transformer import trunk_dtype
 from adit_scale.training.config import ParallelConfig
@@ -22,7 +23,6 @@ from adit_scale.training.peaks import DEVICE_TAG
 from adit_scale.training.stage import Stage
 from adit_scale.training.stages import DiffusionStage
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Settings of ``parallel`` that change a run's speed and rounding; a resumed run says which have changed.
 RUN_WITH = ("attention", "kernels", "compile", "micro_batch_atoms")
 

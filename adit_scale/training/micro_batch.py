@@ -26,6 +26,7 @@ from adit_scale.data.columns import SetColumns
 from adit_scale.data.dealing import micro_batches
 from adit_scale.data.packing import pack
 from adit_scale.errors import ConfigError, size_text
+from adit_scale.models.precision import DTYPES
 from adit_scale.models.transformer import prepare_blocks
 from adit_scale.training.memory_limits import usable_bytes
 from adit_scale.training.mfu import device_name
@@ -160,8 +161,7 @@ class Trial:
 
     def __init__(self, config: StudyConfig, stage: Stage, sizes: Sizes, device: torch.device) -> None:
         self._stage, self._sizes, self._device = stage, sizes, device
-        dtype = torch.bfloat16 if config.parallel.precision == "bf16" else torch.float32
-        self._module = copy.deepcopy(stage.module).to(device, dtype)
+        self._module = copy.deepcopy(stage.module).to(device, DTYPES[config.parallel.precision])
         prepare_blocks(self._module, config.parallel.activation_checkpointing, compiled=False)
         for p in self._module.parameters():
             p.grad = torch.zeros_like(p)  # stands in the plan

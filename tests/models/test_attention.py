@@ -69,14 +69,6 @@ def backend(request, monkeypatch) -> str:
     return request.param
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch.compiler.reset()
-    yield
-    torch._dynamo.config.error_on_recompile = False
-    torch.compiler.reset()
-
-
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("scale", [None, 0.07])
 @pytest.mark.parametrize(

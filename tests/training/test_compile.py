@@ -52,14 +52,6 @@ def outcome(network: nn.Module, inputs: tuple) -> tuple[Tensor, Tensor]:
     return out_td.detach(), torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch.compiler.reset()
-    yield
-    torch._dynamo.config.error_on_recompile = False
-    torch.compiler.reset()
-
-
 @pytest.mark.parametrize(
     ("attention", "recompute", "backend"),
     [
